@@ -1,0 +1,1 @@
+"""Locust traffic and `farm bench`."""

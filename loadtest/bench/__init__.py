@@ -1,0 +1,1 @@
+"""`farm bench`: every figure of this project, measured, with its claims."""

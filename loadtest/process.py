@@ -1,0 +1,84 @@
+"""The service as a process, for benchmarks and tests: `farm serve` on a free loopback port."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_READY = re.compile(r"ready on (http://\S+)")
+
+
+class ServiceFailedError(RuntimeError):
+    """The service ended before it was ready, or did not become ready in time."""
+
+    def __init__(self, status: int | None, errors: str) -> None:
+        """status: its exit status, None when it had to be killed."""
+        super().__init__(f"farm serve: exit status {status}: {errors.strip()}")
+        self.status, self.errors = status, errors
+
+
+@dataclass
+class ServiceProcess:
+    """A running service."""
+
+    url: str
+    process: subprocess.Popen[str]
+    errors: IO[str]  # its stderr
+
+    def stop(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM, then its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+
+@contextmanager
+def running_service(
+    artifact: Path, store: str, *options: str, ready_within_s: float = 120.0, **environment: str
+) -> Iterator[ServiceProcess]:
+    """`farm serve` with these options, ready; stopped at the end.  ServiceFailedError with what it wrote to stderr."""
+    command = [sys.executable, "-m", "farm", "serve", "--artifact", str(artifact), "--store", store, "--port", "0"]
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **environment}
+        )
+        try:
+            yield ServiceProcess(_wait_until_ready(process, errors, ready_within_s), process, errors)
+        finally:
+            _end(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[str], errors: IO[str], within_s: float) -> str:
+    """The URL that the service prints when it is ready."""
+    assert process.stdout is not None
+    clock = threading.Timer(within_s, process.kill)
+    clock.start()
+    try:
+        for line in process.stdout:
+            if found := _READY.search(line):
+                return found[1]
+        status = process.wait()
+    finally:
+        clock.cancel()
+    errors.seek(0)
+    raise ServiceFailedError(None if status == -signal.SIGKILL else status, errors.read())
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(30.0)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

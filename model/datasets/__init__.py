@@ -1,0 +1,1 @@
+"""From interaction logs to training samples: the simulator, the sources, the prepared columns."""

@@ -1,0 +1,201 @@
+"""FARM and its base model as two towers: the user once, the candidates many (Figure 2 of the paper).
+
+    user_tower       histories, user, context, now -> user state, a set of named tensors
+    candidate_tower  user state, candidates, tile_user -> logits
+
+Letters: U users, L events of a history, F columns, T tiles, K candidates of a tile, H heads, d width of a head,
+D1 and D2 widths of a video and a live event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from feature_store.schema import MISSING
+from feature_store.view import REQUEST_CANDIDATE, ModelView
+from model.align import Preference, Preferences
+from model.attention import TargetAttention
+from model.config import ModelConfig
+from model.embedding import PartEmbedding, event_mask, make_tables, masked_mean, quantise
+from model.frequency import FrequencyModule
+from model.fuse import FuseModule, SelfAttentions
+from model.multitask import PLE
+
+UserState = dict[str, Tensor]
+
+
+@dataclass
+class Histories:
+    """Both histories, embedded (Eq. 8).  Pads are zero."""
+
+    video: Tensor  # [U, L, D1]
+    live: Tensor  # [U, L, D2]
+    video_valid: Tensor  # [U, L] bool
+    live_valid: Tensor  # [U, L] bool
+
+
+class InputLayer(nn.Module):
+    """Raw int64 inputs to embeddings.  The candidate tower has its own `PartEmbedding` over the same tables."""
+
+    def __init__(self, view: ModelView, tables: nn.ModuleDict, rates: dict[str, float]) -> None:
+        super().__init__()
+        self.quantum_s = view.lag_quantum_s
+        self.user_columns = len(view.columns("user"))
+        self.record_missing_rate = rates["record"]
+        self.video = PartEmbedding(view, "video", tables, rates)
+        self.live = PartEmbedding(view, "live", tables, rates)
+        self.user = PartEmbedding(view, "user", tables, rates)
+        self.context = PartEmbedding(view, "context", tables, rates) if view.context else None
+
+    def histories(
+        self, video: Tensor, video_length: Tensor, live: Tensor, live_length: Tensor, now: Tensor
+    ) -> Histories:
+        """video [U, L, F1], live [U, L, F2] int64; lengths and now [U]"""
+        now = quantise(now, self.quantum_s)[:, None]  # [U, 1]
+        video_valid = event_mask(self._drop(video_length), video.shape[1])
+        live_valid = event_mask(self._drop(live_length), live.shape[1])
+        return Histories(
+            self.video(video, now) * video_valid[..., None],
+            self.live(live, now) * live_valid[..., None],
+            video_valid,
+            live_valid,
+        )
+
+    def users(self, user: Tensor, now: Tensor) -> Tensor:
+        """user [U, Fu + Fx] int64, now [U] -> [U, D]"""
+        now = quantise(now, self.quantum_s)
+        parts = [self.user(user[:, : self.user_columns], now)]
+        if self.context is not None:
+            parts.append(self.context(user[:, self.user_columns :], now))
+        return torch.cat(parts, dim=-1)
+
+    @property
+    def user_width(self) -> int:
+        return self.user.width + (0 if self.context is None else self.context.width)
+
+    def _drop(self, length: Tensor) -> Tensor:
+        """In training, read a history as empty now and then: a degraded answer does."""
+        if not self.training or self.record_missing_rate == 0:
+            return length
+        return torch.where(torch.rand(length.shape, device=length.device) < self.record_missing_rate, 0, length)
+
+
+class FarmUser(nn.Module):
+    """The user half of FARM: frequency (Eq. 9-10), align (Eq. 12-13), fuse (Eq. 16), keys and values (Eq. 11, 17)."""
+
+    def __init__(self, config: ModelConfig, view: ModelView) -> None:
+        super().__init__()
+        d1, d2, slots = view.width("video"), view.width("live"), view.history_length
+        sizes = (config.heads, config.head_width)
+
+        def frequency(width: int, on: bool) -> FrequencyModule | None:
+            return FrequencyModule(width, slots, config.cutoff, config.spectrum, config.gate_hidden) if on else None
+
+        self.video_frequency = frequency(d1, config.video_frequency)
+        self.live_frequency = frequency(d2, config.live_frequency)
+        self.self_attentions = SelfAttentions(d1, d2, *sizes) if config.align or config.fuse else None
+        self.video_preference = Preference(d1, config.align_width) if config.align else None
+        self.live_preference = Preference(d2, config.align_width) if config.align else None
+        self.fuse = FuseModule(d1, d2, *sizes) if config.fuse else None
+        self.targets = nn.ModuleDict({"video": TargetAttention(d1, *sizes), "live": TargetAttention(d2, *sizes)})
+        if config.fuse:
+            self.targets["cross"] = TargetAttention(d2, *sizes)
+
+    def forward(self, h: Histories) -> tuple[UserState, Preferences | None]:
+        """-> keys, values and masks of the target attentions; the preferences when aligned"""
+        video = h.video if self.video_frequency is None else self.video_frequency(h.video, h.video_valid)
+        live = h.live if self.live_frequency is None else self.live_frequency(h.live, h.live_valid)
+        sources = {"video": (video, h.video_valid), "live": (live, h.live_valid)}
+        preferences = None
+        if self.self_attentions is not None:
+            v_hat, l_hat = self.self_attentions(h.video, h.live, h.video_valid, h.live_valid)
+            if self.video_preference is not None and self.live_preference is not None:
+                preferences = Preferences(
+                    self.video_preference(v_hat, h.video_valid),
+                    self.live_preference(l_hat, h.live_valid),
+                    h.video_valid.any(1) & h.live_valid.any(1),
+                )
+            if self.fuse is not None:
+                sources["cross"] = (self.fuse(v_hat, l_hat, h.video_valid, h.live_valid), h.live_valid)
+        return self._state(sources), preferences
+
+    def _state(self, sources: dict[str, tuple[Tensor, Tensor]]) -> UserState:
+        state: UserState = {}
+        for name, (events, valid) in sources.items():
+            keys, values = self.targets[name].keys_values(events, valid)  # type: ignore[operator]
+            state |= {f"{name}_keys": keys, f"{name}_values": values}
+        return state | {"video_valid": sources["video"][1], "live_valid": sources["live"][1]}
+
+
+class Ranker(nn.Module):
+    """FARM ("farm") or its base model ("ple"), by configuration.
+
+    "ple" gives the multi-task head masked means of both histories instead of FARM's attentions, all else alike.
+    """
+
+    def __init__(self, config: ModelConfig, view: ModelView, table_std: float = 0.01) -> None:
+        super().__init__()
+        self.config, self.view = config, view
+        rates = {"id": config.id_missing_rate, "other": config.field_missing_rate, "record": config.record_missing_rate}
+        self.tables = make_tables(view, table_std)
+        self.inputs = InputLayer(view, self.tables, rates)
+        self.candidate_embedding = PartEmbedding(view, "candidate", self.tables, rates)
+        user_width, candidate_width = self.inputs.user_width, self.candidate_embedding.width
+        self.farm = FarmUser(config, view) if config.arch == "farm" else None
+        if self.farm is None:
+            user_width += view.width("video") + view.width("live")
+        else:
+            attention = config.heads * config.head_width
+            queries = attention * len(self.farm.targets)
+            self.query_candidate = nn.Linear(candidate_width, queries, bias=False)
+            self.query_user = nn.Linear(user_width, queries)
+            candidate_width += queries
+        self.head = PLE(config, len(view.tasks), candidate_width, user_width)
+
+    def user_state(
+        self, video: Tensor, video_length: Tensor, live: Tensor, live_length: Tensor, user: Tensor, now: Tensor
+    ) -> tuple[UserState, Preferences | None]:
+        """Everything that does not depend on the candidate.  Inputs: feature_store.matrices.UserInputs."""
+        histories = self.inputs.histories(video, video_length, live, live_length, now)
+        embedded = self.inputs.users(user, now)  # [U, Du]
+        if self.farm is None:
+            means = [
+                masked_mean(histories.video, histories.video_valid),
+                masked_mean(histories.live, histories.live_valid),
+            ]
+            return {"head_user": self.head.user_part(torch.cat([embedded, *means], dim=-1))}, None
+        state, preferences = self.farm(histories)
+        state |= {"query_user": self.query_user(embedded), "head_user": self.head.user_part(embedded)}
+        return state, preferences
+
+    def candidate_logits(self, state: UserState, candidates: Tensor, tile_user: Tensor) -> Tensor:
+        """candidates [T, K, Fc] int64, tile_user [T] the user of each tile -> logits [T, K, tasks]"""
+        embedded = self.candidate_embedding(self._drop_record(candidates), torch.zeros_like(candidates[..., 0]))
+
+        def of_tiles(tensor: Tensor) -> Tensor:
+            return tensor.index_select(0, tile_user)
+
+        head_user = of_tiles(state["head_user"])[:, None]  # [T, 1, P]
+        if self.farm is None:
+            return self.head(embedded, head_user)  # type: ignore[no-any-return]
+        query = self.query_candidate(embedded) + of_tiles(state["query_user"])[:, None]  # [T, K, A H d]
+        parts = [embedded]
+        for (name, attention), part in zip(
+            self.farm.targets.items(), query.chunk(len(self.farm.targets), -1), strict=True
+        ):
+            keys, values = of_tiles(state[f"{name}_keys"]), of_tiles(state[f"{name}_values"])
+            valid = of_tiles(state["video_valid" if name == "video" else "live_valid"])
+            parts.append(attention(part, keys, values, valid))  # F_hat (Eq. 11, 17)
+        return self.head(torch.cat(parts, dim=-1), head_user)  # type: ignore[no-any-return]  # Eq. 18
+
+    def _drop_record(self, candidates: Tensor) -> Tensor:
+        """In training, read an author's attributes, not the ids, as missing now and then: an unknown author's are."""
+        rate = self.config.record_missing_rate
+        if not self.training or rate == 0:
+            return candidates
+        dropped = torch.rand(candidates.shape[:-1], device=candidates.device) < rate
+        columns = torch.tensor([c not in REQUEST_CANDIDATE for c in self.view.columns("candidate")])
+        return torch.where(dropped[..., None] & columns.to(candidates.device), MISSING, candidates)

@@ -1,0 +1,1 @@
+"""Online: HTTP -> features -> user tower -> candidate tower -> calibrate, fuse -> answer."""

@@ -1,0 +1,99 @@
+"""The FastAPI application over a loaded runtime."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI, Request, Response
+
+from service.body import read_json_body
+from service.contract import RecordSchemaName, Status, Version
+from service.errors import NotReadyError, install_error_handlers
+from service.metrics import METRICS_TYPE, exposition, name_model
+from service.openapi import RANK_BODY, install_openapi, problems, rank_responses
+from service.ranking import rank
+from service.runtime import Runtime
+from service.telemetry import Telemetry
+
+_DESCRIPTION = """Ranks candidate live-streaming authors for a user.
+
+Fields are only added to requests and answers: clients ignore those they do not know.
+Ids beyond 2^53 are decimal strings, in requests and in answers."""
+
+
+def create_app(runtime: Runtime) -> FastAPI:
+    """The service over `runtime`, which it closes when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await runtime.close()
+
+    app = FastAPI(
+        title="FARM ranker",
+        version=package_version(),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    _add_ranking(app, runtime)
+    _add_health(app, runtime)
+    _add_reports(app, runtime)
+    install_error_handlers(app)
+    install_openapi(app)
+    app.add_middleware(Telemetry, routes=("/rank", "/livez", "/readyz", "/version", "/metrics"))
+    engine = runtime.engine
+    name_model(engine.version, engine.manifest.arch, engine.provider)
+    return app
+
+
+def package_version() -> str:
+    """Of this software; "unknown" when it runs from a folder that was not installed."""
+    try:
+        return version("farm-ranker")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _add_ranking(app: FastAPI, runtime: Runtime) -> None:
+    @app.post("/rank", tags=["ranking"], summary="Rank", responses=rank_responses(), openapi_extra=RANK_BODY)
+    async def post_rank(request: Request) -> Response:
+        """Probabilities of each task for each candidate author, and the order that the formula makes of them."""
+        body = await read_json_body(request, runtime.settings.max_body_bytes)
+        answer = await rank(runtime, body, request.state.request_id)
+        return Response(answer, media_type="application/json")
+
+
+def _add_health(app: FastAPI, runtime: Runtime) -> None:
+    @app.get("/livez", tags=["operations"], summary="Is the process alive?")
+    async def livez() -> Status:
+        return Status(status="alive")
+
+    @app.get("/readyz", tags=["operations"], summary="Does it take traffic?", responses=problems(NotReadyError))
+    async def readyz() -> Status:
+        """200 from when the model is loaded, checked and warm, until the service is told to stop."""
+        if not runtime.ready:
+            raise NotReadyError("the service is being stopped")
+        return Status(status="ready")
+
+
+def _add_reports(app: FastAPI, runtime: Runtime) -> None:
+    @app.get("/version", tags=["operations"], summary="What is running?")
+    async def get_version() -> Version:
+        engine, schema = runtime.engine, runtime.store.schema
+        return Version(
+            service=app.version,
+            model_version=engine.version,
+            arch=engine.manifest.arch,
+            tasks=list(engine.tasks),
+            provider=engine.provider,
+            formula_version=runtime.formula.version,
+            calibration=engine.calibration.hash,
+            record_schema=RecordSchemaName(name=schema.name, version=schema.version, ids=schema.ids),
+        )
+
+    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics, of all workers", response_class=Response)
+    def metrics() -> Response:
+        return Response(exposition(), media_type=METRICS_TYPE)

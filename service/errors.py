@@ -1,0 +1,117 @@
+"""Errors that may reach a client: each carries its HTTP status; one handler makes RFC 9457 problem details of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+PROBLEM_JSON = "application/problem+json"
+REQUEST_ID_HEADER = "X-Request-Id"
+
+_log = logging.getLogger(__name__)
+
+
+class ServiceError(Exception):
+    """The family.  `detail` and `errors` (field, message) are shown to the client."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    type = "internal-error"
+    title = "Internal error"
+
+    def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.detail, self.errors = detail, tuple(errors)
+
+
+class MalformedBodyError(ServiceError):
+    """The body is not the JSON text it claims to be."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "malformed-body"
+    title = "Malformed body"
+
+
+class BodyTooLargeError(ServiceError):
+    """The body is over the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    type = "body-too-large"
+    title = "Body too large"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body is not JSON."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    type = "unsupported-media-type"
+    title = "Unsupported media type"
+
+
+class InvalidRequestError(ServiceError):
+    """The JSON is not a request of the contract."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    type = "invalid-request"
+    title = "Invalid request"
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        field, message = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        super().__init__(f"{field}: {message}{more}", errors)
+
+
+class NotReadyError(ServiceError):
+    """The service does not take traffic, not yet or no longer."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "not-ready"
+    title = "Not ready"
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Every error of the application leaves as a problem."""
+    for kind in (ServiceError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, _handle)
+
+
+async def _handle(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        phrase = HTTPStatus(error.status_code).phrase
+        detail = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+        return _problem(request, error.status_code, "about:blank", phrase, detail, (), error.headers)
+    if isinstance(error, ClientDisconnect):  # nobody reads it; it makes the request a 400 in the metrics
+        error = MalformedBodyError("the client left before the body was complete")
+    if not isinstance(error, ServiceError):
+        _log.error("request %s failed: %r", _request_id(request), error)
+        error = ServiceError("the service failed to answer; its log has the reason under this request_id")
+    return _problem(request, error.status, f"urn:farm:problem:{error.type}", error.title, error.detail, error.errors)
+
+
+def _problem(
+    request: Request,
+    status: int,
+    kind: str,
+    title: str,
+    detail: str,
+    errors: Sequence[tuple[str, str]],
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    content = {
+        "type": kind,
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "errors": [{"field": field, "message": message} for field, message in errors],
+        "request_id": _request_id(request),
+    }
+    return Response(orjson.dumps(content), int(status), headers, PROBLEM_JSON)
+
+
+def _request_id(request: Request) -> str:
+    return str(getattr(request.state, "request_id", ""))

@@ -1,0 +1,71 @@
+"""Metrics of the service, in Prometheus' client.
+
+With several workers each keeps its numbers in files of one directory (PROMETHEUS_MULTIPROC_DIR, made and removed by
+the parent, set before this module is imported), and whichever worker is scraped adds them up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_TYPE = CONTENT_TYPE_LATEST
+STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "formula", "serialise")
+DEGRADED = ("no_history", "corrupt_history", "unknown_authors")
+
+_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
+
+_requests = Counter("farm_http_requests_total", "Answered requests.", ["route", "status"])
+_request_seconds = Histogram(
+    "farm_http_request_duration_seconds", "From arrival to the last byte of the answer.", ["route"], buckets=_BUCKETS_S
+)
+_stage_seconds = Histogram(
+    "farm_rank_stage_duration_seconds", "Time of a ranking, by stage.", ["stage"], buckets=_BUCKETS_S
+)
+_degraded = Counter("farm_rank_degraded_total", "Answers that lacked something, by reason.", ["reason"])
+_model = Gauge(
+    "farm_model_info", "1 for the model that answers.", ["version", "arch", "provider"], multiprocess_mode="mostrecent"
+)
+_stages = {stage: _stage_seconds.labels(stage) for stage in STAGES}
+_reasons = {reason: _degraded.labels(reason) for reason in DEGRADED}  # named from the start, so that rates see 0
+
+
+def count_request(route: str, status: int, seconds: float) -> None:
+    _requests.labels(route, str(status)).inc()
+    _request_seconds.labels(route).observe(seconds)
+
+
+def observe_ranking(seconds: Mapping[str, float], degraded: Sequence[str]) -> None:
+    """seconds: by stage."""
+    for stage, value in seconds.items():
+        _stages[stage].observe(value)
+    for reason in degraded:
+        _reasons[reason].inc()
+
+
+def name_model(version: str, arch: str, provider: str) -> None:
+    _model.labels(version, arch, provider).set(1)
+
+
+def exposition() -> bytes:
+    """Everything in Prometheus' text format, of all workers."""
+    if MULTIPROCESS_DIRECTORY not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

@@ -1,0 +1,150 @@
+"""From the bytes of a request to arrays, or an error that names field and limit.
+
+Letters: C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from feature_store.ids import IdKind, to_id64
+from feature_store.schema import MISSING
+from service.contract import MAX_CANDIDATES, RULES, Candidate, RankRequest
+from service.errors import InvalidRequestError, MalformedBodyError
+
+GivenId = int | str | None
+
+_ID_RULES = {"integer": "an integer or a decimal string of one", "string": "a string or an integer"}
+_BRANCHES = ("int", "str", Candidate.__name__)  # pydantic's names for what a candidate or an id may be
+
+
+@dataclass(frozen=True)
+class Query:
+    """A checked request."""
+
+    user_id: int
+    author_ids: np.ndarray  # [C] int64
+    live_ids: np.ndarray  # [C] int64, MISSING where the request names none
+    given_authors: list[GivenId]  # [C] as the request wrote them
+    given_lives: list[GivenId]  # [C]
+    page: int | None
+    top_k: int | None
+    now_ms: int | None
+
+
+def parse_query(body: bytes, ids: IdKind, max_candidates: int = MAX_CANDIDATES) -> Query:
+    """MalformedBodyError when it is not JSON, InvalidRequestError when it is no request of the contract."""
+    try:
+        request = RankRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _invalid(error, ids) from None
+    if len(request.candidates) > max_candidates:
+        raise InvalidRequestError(
+            [("candidates", f"must be at most {max_candidates} candidates here, not {len(request.candidates)}")]
+        )
+    user_id = _column([request.user_id], ids, ["user_id"])[0]
+    plain, authors, lives = _columns(request.candidates)
+    author_ids = _column(authors, ids, _Names(".author_id", plain))
+    live_ids = _column(lives, ids, _Names(".live_id", plain))
+    _refuse_repeated(author_ids, live_ids)
+    return Query(int(user_id), author_ids, live_ids, authors, lives, request.page, request.top_k, request.now_ms)
+
+
+def _columns(candidates: Sequence[int | str | Candidate]) -> tuple[list[bool], list[GivenId], list[GivenId]]:
+    """Which candidates are plain ids, and the author and live ids of all, as given.  [C] each"""
+    plain = [type(candidate) is not Candidate for candidate in candidates]  # isinstance of a pydantic model is slow
+    if all(plain):
+        return plain, cast(list[GivenId], candidates), [None] * len(plain)
+    objects = [c if type(c) is Candidate else Candidate.model_construct(author_id=c) for c in candidates]
+    return plain, [c.author_id for c in objects], [c.live_id for c in objects]
+
+
+class _Names:
+    """Names of the fields of a column, made only when one is wrong."""
+
+    def __init__(self, member: str, plain: list[bool]) -> None:
+        self._member, self._plain = member, plain
+
+    def __getitem__(self, row: int) -> str:
+        return f"candidates[{row}]" + ("" if self._plain[row] else self._member)
+
+
+def _column(values: Sequence[GivenId], ids: IdKind, names: _Names | list[str]) -> np.ndarray:
+    """[C] int64, null as MISSING; InvalidRequestError names the first that is no id."""
+    kinds = set(map(type, values))
+    if kinds == {type(None)}:
+        return np.full(len(values), MISSING)
+    if kinds == {int} and all(-(2**63) < value < 2**63 for value in values):  # type: ignore[operator]
+        return np.array(values, np.int64)
+    column = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        try:
+            column[row] = MISSING if value is None else to_id64(value, ids)
+        except ValueError as error:
+            raise InvalidRequestError([(names[row], str(error))]) from None
+    return column
+
+
+def _refuse_repeated(author_ids: np.ndarray, live_ids: np.ndarray) -> None:
+    pairs = list(zip(author_ids.tolist(), live_ids.tolist(), strict=True))
+    if len(set(pairs)) == len(pairs):
+        return
+    first: dict[tuple[int, int], int] = {}
+    for row, pair in enumerate(pairs):
+        if first.setdefault(pair, row) != row:
+            message = f"the same author_id and live_id as candidates[{first[pair]}]; each may be sent once"
+            raise InvalidRequestError([(f"candidates[{row}]", message)])
+
+
+def _invalid(error: ValidationError, ids: IdKind) -> MalformedBodyError | InvalidRequestError:
+    details = error.errors(include_url=False, include_context=True)
+    if details[0]["type"] == "json_invalid":
+        return MalformedBodyError(details[0]["msg"].lower().replace("invalid json", "not JSON"))
+    objects = {d["loc"][1] for d in details if d["loc"][2:3] == (Candidate.__name__,) and d["type"] != "model_type"}
+    messages: dict[str, str] = {}
+    for detail in details:
+        loc = detail["loc"]
+        if loc[:1] == ("candidates",) and loc[2:3] != (Candidate.__name__,) and loc[1:2] and loc[1] in objects:
+            continue  # an object was meant: that it is no integer helps nobody
+        messages.setdefault(_field(detail), _message(detail, ids))
+    return InvalidRequestError(list(messages.items()))
+
+
+def _field(detail: ErrorDetails) -> str:
+    """("candidates", 3, "Candidate", "author_id", "int") -> candidates[3].author_id"""
+    *path, last = detail["loc"] or ("body",)
+    parts = [part for part in path if part not in _BRANCHES]
+    if last not in _BRANCHES or detail["type"] == "extra_forbidden":
+        parts.append(last)
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part[:80]}" for part in parts).removeprefix(".")
+
+
+def _message(detail: ErrorDetails, ids: IdKind) -> str:
+    kind, field = detail["type"], str((detail["loc"] or ("body",))[0])
+    if kind == "missing":
+        return "is required"
+    if kind == "extra_forbidden":
+        known = Candidate if Candidate.__name__ in detail["loc"] else RankRequest
+        return f"unknown field; known are {', '.join(known.model_fields)}"
+    if kind == "too_long":
+        return f"must be at most {MAX_CANDIDATES} candidates, not {detail['ctx']['actual_length']}"
+    if kind == "too_short":
+        return f"must be 1 to {MAX_CANDIDATES} candidates, not 0"
+    shown = _shown(detail["input"])
+    if field == "user_id" or len(detail["loc"]) > 1:
+        return f"an id must be {_ID_RULES[ids]}, not {shown}"
+    return f"must be {RULES.get(field, 'a JSON object')}, not {shown}"
+
+
+def _shown(value: object) -> str:
+    """As JSON would name it, short enough for one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
