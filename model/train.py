@@ -171,7 +171,7 @@ def _optimiser(model: Ranker, config: TrainConfig) -> torch.optim.Optimizer:
         {"params": dense, "weight_decay": config.weight_decay},
         {"params": tables, "weight_decay": config.table_weight_decay},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def _epoch(

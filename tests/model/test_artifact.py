@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -121,9 +122,7 @@ def test_tables_are_stored_once_and_both_graphs_read_them(farm: Exported) -> Non
     assert len(spans[USER_TOWER] & spans[CANDIDATE_TOWER]) == len(read[USER_TOWER] & read[CANDIDATE_TOWER]) >= 2
     every = sorted(spans[USER_TOWER] | spans[CANDIDATE_TOWER])
     assert len(every) == len(farm.model.tables)
-    assert all(
-        end <= start for (begin, length), (start, _) in zip(every, every[1:], strict=False) for end in [begin + length]
-    )
+    assert all(begin + length <= start for (begin, length), (start, _) in pairwise(every))
     assert sum(length for _, length in every) == 4 * farm.engine.manifest.parameters["tables"]
     assert (farm.path / TABLES).stat().st_size == sum(every[-1])
 
