@@ -70,15 +70,30 @@ class TargetAttention(nn.Module):
     """MH-Target-Att (Eq. 11, 17) of candidates over one history of their user.
 
     Keys and values are computed once per user (`keys_values`), the attention once per candidate (`forward`).
+
+    With a sink there is one more slot, of a learned key and the value 0: n events that match share n / (n + 1) of the
+    weight, not all of it, so that the answer tells how much evidence there is, as a smoothed rate does.  (DIN, Zhou et
+    al., KDD 2018, section 4.3, leaves the softmax out for the same reason.)
     """
 
-    def __init__(self, width: int, heads: int, head_width: int) -> None:
+    def __init__(self, width: int, heads: int, head_width: int, sink: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.keys_values = KeysValues(width, heads, head_width)
+        self.projections = KeysValues(width, heads, head_width)
+        self.sink_key = nn.Parameter(torch.zeros(heads, head_width, 1)) if sink else None
         self.out = nn.Linear(heads * head_width, heads * head_width, bias=False)
 
+    def keys_values(self, events: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """events [U, L, D], valid [U, L] -> keys [U, H, d, L], values [U, H, L, d], valid [U, L]; L + 1 with a sink."""
+        keys, values = self.projections(events, valid)
+        if self.sink_key is None:
+            return keys, values, valid
+        sink = self.sink_key.expand(keys.shape[0], -1, -1, -1)  # [U, H, d, 1]
+        value = torch.zeros_like(values[:, :, :1])  # [U, H, 1, d]
+        always = torch.ones_like(valid[:, :1])
+        return torch.cat([keys, sink], -1), torch.cat([values, value], 2), torch.cat([valid, always], 1)
+
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor:
-        """query [T, K, H d], keys [T, H, d, L], values [T, H, L, d], valid [T, L] -> [T, K, H d]"""
+        """query [T, K, H d], keys [T, H, d, L], values [T, H, L, d], valid [T, L] -> [T, K, H d]; L with the sink."""
         out: Tensor = self.out(attend(split_heads(query, self.heads), keys, values, valid))
         return out

@@ -20,6 +20,7 @@ class ModelConfig:
     # attention (Eq. 11, 12, 16, 17)
     heads: int = 2
     head_width: int = 32  # d; heads * head_width is the width of an attention
+    target_sink: bool = True  # a slot of value 0 in the target attentions: tells one matching event from many
     # frequency module (Eq. 1-5, 9, 10)
     video_frequency: bool = True  # ablation w/o V-FA when off
     live_frequency: bool = True  # ablation w/o L-FA
@@ -52,6 +53,12 @@ class ModelConfig:
             raise ValueError(f"cutoff: must be odd and positive, is {self.cutoff}")
         if self.temperature <= 0:
             raise ValueError(f"temperature: must be positive, is {self.temperature}")
+        for name in ("heads", "head_width", "levels", "expert_width", "tower_hidden", "gate_hidden", "align_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, is {getattr(self, name)}")
+        for name in ("dropout", "field_missing_rate", "id_missing_rate", "record_missing_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 0 and below 1, is {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,10 @@ class TrainConfig:
     learning_rate: float = 1e-3  # Adam (paper, 4.1.3)
     weight_decay: float = 0.0  # of the dense weights, decoupled
     table_weight_decay: float = 0.0  # of the embedding tables, decoupled
-    table_std: float = 0.01  # of the normal that embedding tables start from
+    table_std: float = 0.1  # of the normal that embedding tables start from
     epochs: int = 4
     patience: int = 1  # epochs without a better validation figure before training stops
     stop_on: StopOn = "auc"  # validation figure of the first task that chooses the epoch; "auc+gauc" is their mean
-    refit: bool = False  # the epoch chosen, train anew on training and validation days for as many epochs
     seed: int = 0
 
 

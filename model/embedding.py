@@ -15,16 +15,17 @@ from feature_store.view import ModelView, Part, ViewField
 _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15, 2^64 / golden ratio
 _MIX_TWICE = 4354685564936845354  # the same times 2, in 64 bits
 _MERSENNE = 2**31 - 1
+_HOUR_MS = 3_600_000
 
 
 def mix(ids: Tensor) -> Tensor:
     """Spread 64-bit ids over 0 .. 2^31 - 2 so that neighbours and multiples do not share rows.  Same shape, int64.
 
-    h (2 h + 1) is a permutation of 64-bit integers and no linear one; the remainder by a prime brings every bit of it
-    down.  Products and remainders only: a shift of signed integers costs seven nodes in ONNX.
+    The remainder by a prime brings every bit down, the square makes it no linear function, and again.  Products and
+    remainders only: a shift of signed integers costs seven nodes in ONNX.
     """
-    h = ids * _MIX
-    return torch.remainder(h * (ids * _MIX_TWICE + 1), _MERSENNE)
+    h = torch.remainder(ids * _MIX, _MERSENNE)
+    return torch.remainder(h * (h * _MIX_TWICE + _MIX), _MERSENNE)
 
 
 def quantise(now: Tensor, quantum_s: int) -> Tensor:
@@ -45,6 +46,9 @@ class FieldRows(nn.Module):
         if field.kind in ("number", "time"):
             # The least edge lets a missing value alone fall below all edges, into row 0.
             self.register_buffer("edges", torch.tensor([MISSING + 1, *field.boundaries]), persistent=False)
+        if field.kind == "hour":
+            # Compared and not divided: ONNX has no floor division, and the exporter's goes through float32.
+            self.register_buffer("edges", _HOUR_MS * torch.arange(24), persistent=False)
 
     def forward(self, values: Tensor, now: Tensor) -> Tensor:
         """values [...] int64, now [...] quantised, broadcastable -> rows [...] int64."""
@@ -54,8 +58,8 @@ class FieldRows(nn.Module):
         if self.kind == "category":
             return torch.where(missing, 0, 1 + torch.remainder(values, self.rows - 1))
         if self.kind == "hour":
-            return 1 + torch.remainder(torch.div(values + self.offset_ms, 3_600_000, rounding_mode="floor"), 24)
-        if self.kind == "time":
+            values = torch.remainder(values + self.offset_ms, 24 * _HOUR_MS)
+        elif self.kind == "time":
             # A negative lag counts as 0 without a clamp, because no boundary lies below 1 ms (ModelView sees to it);
             # ONNX Runtime's Clip cuts int64 values at 32 bits.
             values = torch.where(missing, MISSING, now - values)

@@ -26,6 +26,8 @@ from model.multitask import PLE
 
 UserState = dict[str, Tensor]
 
+MASKS = {"video": "video", "live": "live", "cross": "live"}  # whose events a target attention is over
+
 
 @dataclass
 class Histories:
@@ -100,9 +102,10 @@ class FarmUser(nn.Module):
         self.video_preference = Preference(d1, config.align_width) if config.align else None
         self.live_preference = Preference(d2, config.align_width) if config.align else None
         self.fuse = FuseModule(d1, d2, *sizes) if config.fuse else None
-        self.targets = nn.ModuleDict({"video": TargetAttention(d1, *sizes), "live": TargetAttention(d2, *sizes)})
-        if config.fuse:
-            self.targets["cross"] = TargetAttention(d2, *sizes)
+        widths = {"video": d1, "live": d2} | ({"cross": d2} if config.fuse else {})
+        self.targets = nn.ModuleDict(
+            {name: TargetAttention(width, *sizes, config.target_sink) for name, width in widths.items()}
+        )
 
     def forward(self, h: Histories) -> tuple[UserState, Preferences | None]:
         """-> keys, values and masks of the target attentions; the preferences when aligned"""
@@ -125,15 +128,16 @@ class FarmUser(nn.Module):
     def _state(self, sources: dict[str, tuple[Tensor, Tensor]]) -> UserState:
         state: UserState = {}
         for name, (events, valid) in sources.items():
-            keys, values = self.targets[name].keys_values(events, valid)  # type: ignore[operator]
-            state |= {f"{name}_keys": keys, f"{name}_values": values}
-        return state | {"video_valid": sources["video"][1], "live_valid": sources["live"][1]}
+            keys, values, mask = self.targets[name].keys_values(events, valid)  # type: ignore[operator]
+            state |= {f"{name}_keys": keys, f"{name}_values": values, f"{MASKS[name]}_valid": mask}
+        return state
 
 
 class Ranker(nn.Module):
     """FARM ("farm") or its base model ("ple"), by configuration.
 
-    "ple" gives the multi-task head masked means of both histories instead of FARM's attentions, all else alike.
+    The head of both reads candidate, user, context and the masked means of both histories; FARM's attentions (Eq. 18)
+    come on top, so that a gain of FARM cannot come from data alone.
     """
 
     def __init__(self, config: ModelConfig, view: ModelView, table_std: float = 0.01) -> None:
@@ -145,15 +149,13 @@ class Ranker(nn.Module):
         self.candidate_embedding = PartEmbedding(view, "candidate", self.tables, rates)
         user_width, candidate_width = self.inputs.user_width, self.candidate_embedding.width
         self.farm = FarmUser(config, view) if config.arch == "farm" else None
-        if self.farm is None:
-            user_width += view.width("video") + view.width("live")
-        else:
+        if self.farm is not None:
             attention = config.heads * config.head_width
             queries = attention * len(self.farm.targets)
             self.query_candidate = nn.Linear(candidate_width, queries, bias=False)
             self.query_user = nn.Linear(user_width, queries)
             candidate_width += queries
-        self.head = PLE(config, len(view.tasks), candidate_width, user_width)
+        self.head = PLE(config, len(view.tasks), candidate_width, user_width + view.width("video") + view.width("live"))
 
     def user_state(
         self, video: Tensor, video_length: Tensor, live: Tensor, live_length: Tensor, user: Tensor, now: Tensor
@@ -161,15 +163,15 @@ class Ranker(nn.Module):
         """Everything that does not depend on the candidate.  Inputs: feature_store.matrices.UserInputs."""
         histories = self.inputs.histories(video, video_length, live, live_length, now)
         embedded = self.inputs.users(user, now)  # [U, Du]
+        means = [
+            masked_mean(histories.video, histories.video_valid),
+            masked_mean(histories.live, histories.live_valid),
+        ]
+        head_user = {"head_user": self.head.user_part(torch.cat([embedded, *means], dim=-1))}
         if self.farm is None:
-            means = [
-                masked_mean(histories.video, histories.video_valid),
-                masked_mean(histories.live, histories.live_valid),
-            ]
-            return {"head_user": self.head.user_part(torch.cat([embedded, *means], dim=-1))}, None
+            return head_user, None
         state, preferences = self.farm(histories)
-        state |= {"query_user": self.query_user(embedded), "head_user": self.head.user_part(embedded)}
-        return state, preferences
+        return state | head_user | {"query_user": self.query_user(embedded)}, preferences
 
     def candidate_logits(self, state: UserState, candidates: Tensor, tile_user: Tensor) -> Tensor:
         """candidates [T, K, Fc] int64, tile_user [T] the user of each tile -> logits [T, K, tasks]"""
@@ -187,7 +189,7 @@ class Ranker(nn.Module):
             self.farm.targets.items(), query.chunk(len(self.farm.targets), -1), strict=True
         ):
             keys, values = of_tiles(state[f"{name}_keys"]), of_tiles(state[f"{name}_values"])
-            valid = of_tiles(state["video_valid" if name == "video" else "live_valid"])
+            valid = of_tiles(state[f"{MASKS[name]}_valid"])
             parts.append(attention(part, keys, values, valid))  # F_hat (Eq. 11, 17)
         return self.head(torch.cat(parts, dim=-1), head_user)  # type: ignore[no-any-return]  # Eq. 18
 

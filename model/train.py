@@ -122,37 +122,23 @@ def train(data: Prepared, out: str | Path, settings: Settings, quiet: bool = Fal
     settings: fields of ModelConfig and TrainConfig; what is not given comes from PREPARED's recommendation.
     A folder with an unfinished run of the same settings is gone on with.
     """
-    merged: Settings = {**data.info.training, **settings}
-    model_config, config = split_settings(merged)
+    model_config, config = split_settings({**data.info.training, **settings})
+    merged: Settings = {**vars(model_config), **vars(config)}  # all of them: a default may change, this run's may not
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model = Ranker(model_config, data.view, config.table_std)
     optimiser = _optimiser(model, config)
     run = _resume(folder, merged, model, optimiser) or _new_run(data, merged)
-    console = Console(quiet=quiet)
+    console = Console(stderr=True, quiet=quiet)
     for epoch in range(len(run.epochs), config.epochs):
         if _stopped(run, config):
             break
         run.epochs.append(_epoch(model, optimiser, data, config, epoch, console))
         _after_epoch(run, folder, model, optimiser, config)
-    if config.refit:
-        _refit(run, folder, data, config, console)
     run.finished = True
     run.save(folder)
     return run
-
-
-def _refit(run: Run, folder: Path, data: Prepared, config: TrainConfig, console: Console) -> None:
-    """Train anew on all days before the test days, as long as the validation day chose; model.pt is replaced."""
-    torch.manual_seed(config.seed)
-    model = Ranker(split_settings(run.settings)[0], data.view, config.table_std)
-    optimiser = _optimiser(model, config)
-    rows = np.concatenate([data.rows("train"), data.rows("valid")])
-    for epoch in range(run.best_epoch + 1):
-        loss, seconds = _pass(model, optimiser, data, rows, config, epoch, console)
-        console.print(f"epoch {epoch} with the validation day: loss {loss:.4f}, {len(rows) / seconds:,.0f} samples/s")
-    _save_tensors(model.state_dict(), folder / "model.pt")
 
 
 def _new_run(data: Prepared, settings: Settings) -> Run:

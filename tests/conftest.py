@@ -31,7 +31,7 @@ def prepared(workshop: Path) -> Prepared:
 @pytest.fixture(scope="session")
 def run_folder(prepared: Prepared, workshop: Path) -> Path:
     """A FARM trained on it for one epoch."""
-    train(prepared, workshop / "run", {"epochs": 1, "refit": False}, quiet=True)
+    train(prepared, workshop / "run", {"epochs": 1, "batch_size": 64, "learning_rate": 3e-3}, quiet=True)
     return workshop / "run"
 
 

@@ -44,7 +44,7 @@ TASK_ACTS = {
     "cmtr": "comment",
     "gtr": "gift",
 }
-RECOMMENDED_TRAINING = {"batch_size": 512, "learning_rate": 1e-3, "epochs": 4}
+RECOMMENDED_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "epochs": 2}
 
 _GROUP_LIMITS = (0, 2**7 - 1)
 _AUTHOR_LIMITS: Limits = {"author_id": ID_LIMITS, "live_id": ID_LIMITS, "tag": SMALL_LIMITS, "cluster": SMALL_LIMITS}

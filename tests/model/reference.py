@@ -137,7 +137,10 @@ def sequence_attention(w: Weights, queries: np.ndarray, events: np.ndarray, head
 
 def target_attention(w: Weights, query: np.ndarray, events: np.ndarray, heads: int) -> np.ndarray:
     """MH-Target-Att.  query [K, H d], events [n, D] -> [K, H d]"""
-    k, v = (linear(under(w, f"keys_values.{name}"), events) for name in ("key", "value"))
+    k, v = (linear(under(w, f"projections.{name}"), events) for name in ("key", "value"))
+    if "sink_key" in w:  # one more event, of value 0; its key, not scaled by 1/sqrt(d), is a weight
+        d = query.shape[1] // heads
+        k, v = np.vstack([k, w["sink_key"].reshape(1, -1) * np.sqrt(d)]), np.vstack([v, np.zeros((1, v.shape[1]))])
     return linear(under(w, "out"), attention(query, k, v, heads))
 
 
@@ -162,10 +165,15 @@ def rows_of(field: ViewField, view: ModelView, value: int, now: int) -> list[int
 
 
 def mixed(value: int) -> int:
-    """h (2 h + 1) of h = id * 2^64 / golden ratio, in signed 64 bits, mod the prime 2^31 - 1."""
-    h = value * 0x9E3779B97F4A7C15
-    spread = h * (2 * h + 1) % 2**64
-    return (spread - 2**64 if spread >= 2**63 else spread) % (2**31 - 1)
+    """h (2 g h + g) mod p, products in signed 64 bits; h = g id mod p, g = 2^64 / golden ratio, p = 2^31 - 1."""
+    golden, prime = 0x9E3779B97F4A7C15, 2**31 - 1
+    h = signed64(value * golden) % prime
+    return signed64(h * (2 * golden * h + golden)) % prime
+
+
+def signed64(value: int) -> int:
+    """An integer as a signed 64-bit product wraps it."""
+    return (value + 2**63) % 2**64 - 2**63
 
 
 def embed(w: Weights, view: ModelView, part: Part, row: np.ndarray, now: int) -> np.ndarray:
@@ -291,12 +299,14 @@ class Reference:
         ]
         return np.concatenate([candidate, *hats])
 
+    def head_user(self, side: UserSide) -> np.ndarray:
+        """The user's half of the head's input."""
+        return np.concatenate([side.user, mean(side.video), mean(side.live)])
+
     def logits(self, users: UserInputs, u: int, candidates: np.ndarray) -> np.ndarray:
         """candidates [K, Fc] of user u -> [K, T]"""
         side = self.user_side(users, u)
-        user = side.user
-        if self.config.arch == "ple":
-            user = np.concatenate([user, mean(side.video), mean(side.live)])
+        user = self.head_user(side)
         embedded = embed_all(self.w, self.view, "candidate", candidates, 0)
         head, tasks = under(self.w, "head"), len(self.view.tasks)
         return np.array([ple(head, self.config, tasks, self.head_input(side, c), user) for c in embedded])

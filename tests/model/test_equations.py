@@ -18,7 +18,7 @@ from feature_store.matrices import UserInputs
 from feature_store.view import ModelView
 from model.align import align_loss
 from model.datasets.samples import Batch
-from model.embedding import event_mask, quantise
+from model.embedding import quantise
 from model.farm import Histories, Ranker
 from model.frequency import fourier_basis
 from model.golden import random_candidates, random_users
@@ -110,6 +110,7 @@ def test_eq_4_low_frequencies_and_eq_5_high_frequencies(make_model: MakeModel, s
         {"live_frequency": False},
         {"align": False},
         {"fuse": False},
+        {"target_sink": False},
         {"align": False, "fuse": False, "video_frequency": False, "live_frequency": False},
         {"spectrum": "padded", "cutoff": 3, "heads": 4, "head_width": 8, "levels": 3, "task_experts": 2},
         {"spectrum": "count", "levels": 1, "shared_experts": 1, "heads": 1},
@@ -258,20 +259,9 @@ def attended_candidates(model: Ranker, name: str) -> None:
 
 @pytest.mark.parametrize("domain", ["video", "live"])
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_eq_11_target_attention(make_model: MakeModel, domain: str, heads: int) -> None:
-    attended_candidates(make_model(heads=heads), domain)
-
-
-def test_eq_11_query_is_of_candidate_and_user(make_model: MakeModel) -> None:
-    """W [candidate, user] in two halves; what the attentions are asked equals one plain product."""
-    model = make_model()
-    w = weights_of(model)
-    joint = np.concatenate([w["query_candidate.weight"], w["query_user.weight"]], axis=1)
-    rng = np.random.default_rng(0)
-    candidate, user = rng.normal(size=model.candidate_embedding.width), rng.normal(size=model.inputs.user_width)
-    halves = model.query_candidate(torch.from_numpy(candidate)) + model.query_user(torch.from_numpy(user))
-    expected = joint @ np.concatenate([candidate, user]) + w["query_user.bias"]
-    np.testing.assert_allclose(halves.detach(), expected, atol=TOLERANCE)
+@pytest.mark.parametrize("sink", [False, True])
+def test_eq_11_target_attention(make_model: MakeModel, domain: str, heads: int, sink: bool) -> None:
+    attended_candidates(make_model(heads=heads, target_sink=sink), domain)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -323,22 +313,25 @@ def test_eq_17_target_attention_over_the_fused_history(make_model: MakeModel) ->
     attended_candidates(make_model(), "cross")
 
 
-@pytest.mark.parametrize("settings", [{}, {"fuse": False}])
+@pytest.mark.parametrize("settings", [{}, {"fuse": False}, {"arch": "ple"}])
 def test_eq_18_input_of_the_multi_task_head(make_model: MakeModel, settings: dict) -> None:
-    """Concat of the candidate's embedding and the attentions' outputs; the user's half comes as `user_part`."""
+    """Candidate and attentions, side by side, for each candidate; user, context and both means, once for each user."""
     model = make_model(**settings)
     users, oracle = users_of(model.view), reference_of(model)
     candidates = random_candidates(model.view, (len(LENGTHS), 2), seed=5)
     seen: list[torch.Tensor] = []
-    handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    first = model.head.first
+    hooks = [m.register_forward_pre_hook(lambda _, x: seen.append(x[0])) for m in (first.user, first.candidate)]
     state, _ = model.user_state(**tensors(users))
     model.candidate_logits(state, torch.from_numpy(candidates), torch.arange(len(LENGTHS)))
-    handle.remove()
+    for hook in hooks:
+        hook.remove()
     for u in range(len(LENGTHS)):
         side = oracle.user_side(users, u)
+        np.testing.assert_allclose(seen[0][u].detach(), oracle.head_user(side), atol=TOLERANCE)
         embedded = reference.embed_all(oracle.w, model.view, "candidate", candidates[u], 0)
         expected = np.array([oracle.head_input(side, candidate) for candidate in embedded])
-        np.testing.assert_allclose(seen[0][u].detach(), expected, atol=TOLERANCE)
+        np.testing.assert_allclose(seen[1][u].detach(), expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("settings", [{}, {"align_weight": 0.9, "align_normalise": False, "temperature": 1.0}])
@@ -366,17 +359,3 @@ def test_empty_histories_give_finite_results_and_gradients(make_model: MakeModel
         assert loss.isfinite()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     model.eval()
-
-
-def test_attention_over_nothing_is_exactly_zero(make_model: MakeModel) -> None:
-    model = make_model()
-    h, _, _ = farm_parts(model)
-    assert model.farm is not None
-    state, _ = model.farm(h)
-    query = torch.randn(len(LENGTHS), 2, model.config.heads * model.config.head_width, dtype=torch.float64)
-    for name, index in (("video", 0), ("live", 1), ("cross", 1)):
-        valid = event_mask(torch.tensor(LENGTHS)[:, index], 50)
-        out = model.farm.targets[name](query, state[f"{name}_keys"], state[f"{name}_values"], valid)
-        assert (out[~valid.any(1)] == 0).all()
-        if name != "cross":
-            assert (out[valid.any(1)] != 0).all()

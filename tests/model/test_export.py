@@ -99,6 +99,23 @@ def test_edges_of_every_user_value(farm: Exported, now: int) -> None:
             np.testing.assert_allclose(scores(farm.engine, inputs, candidates), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("base", [NOW_2022_MS, NOW_2035_MS, 2**41])
+def test_the_moments_around_every_hour_and_quantum(farm: Exported, base: int) -> None:
+    """The hour's table row and every lag, a millisecond before and after the moments at which they change."""
+    hours = base // 3_600_000 * 3_600_000 + 3_600_000 * np.arange(25)[:, None]
+    now = (hours + np.array([-60_001, -60_000, -1, 0, 1, 59_999, 60_000])).ravel()
+    users = random_users(farm.engine.view, [(12, 12)] * len(now), seed=2, now_ms=base)
+    boundaries = next(f.boundaries for f in farm.engine.view.fields("video") if f.kind == "time")
+    lags = np.array([*boundaries, 0, 1, 2**31 - 1, 2**31, 2**31 + 60_000, 2**32, -(2**31), -(2**33)])
+    column = farm.engine.view.columns("video").index("event_time")
+    users.video[:, :12, column] = now[:, None] // 60_000 * 60_000 - np.resize(lags, (len(now), 12))
+    users.now[:] = now
+    expected, _ = farm.model.user_state(**{k: torch.from_numpy(v) for k, v in users.feeds().items()})
+    for name, found in farm.engine.user_state(users).items():
+        wanted = expected[name].detach().numpy()
+        np.testing.assert_allclose(found.astype(float), wanted.astype(float), atol=2e-5, rtol=1e-5, err_msg=name)
+
+
 # What must not matter
 
 

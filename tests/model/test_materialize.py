@@ -1,0 +1,134 @@
+"""What the store serves is what training gathered: the same raw integers for the same user at the same moment."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feature_store.matrices import UserInputs, candidate_matrix, user_inputs
+from feature_store.schema import DOMAINS, MISSING
+from feature_store.store import StoreAnswer, open_store
+from model.datasets.prepared import Prepared, history_ends
+from model.datasets.samples import gather
+from model.materialize import materialize
+
+
+def read(url: str, users: list[int], authors: list[list[int]]) -> list[StoreAnswer]:
+    async def read_all() -> list[StoreAnswer]:
+        async with open_store(url) as store:
+            return [await store.read(user, wanted) for user, wanted in zip(users, authors, strict=True)]
+
+    return asyncio.run(read_all())
+
+
+def served(data: Prepared, url: str, rows: np.ndarray) -> tuple[list[UserInputs], np.ndarray]:
+    """User inputs and candidates of samples `rows`, built from the store as the service does."""
+    samples = data.samples
+    users = data.user_ids()[samples["user_row"][rows]].tolist()
+    authors, lives = samples["author_id"][rows].astype(np.int64), samples["live_id"][rows].astype(np.int64)
+    inputs, candidates = [], []
+    for index, answer in enumerate(read(url, users, authors[:, None].tolist())):
+        now, context = int(samples["request_time"][rows[index]]), {"page": int(samples["page"][rows[index]])}
+        inputs.append(user_inputs(data.view, answer.user, users[index], context, now))
+        one = slice(index, index + 1)
+        matrix, unknown = candidate_matrix(data.view, authors[one], lives[one], answer.authors)
+        assert not unknown.any()
+        candidates.append(matrix[0])
+    return inputs, np.array(candidates)
+
+
+def assert_same_inputs(data: Prepared, url: str, rows: np.ndarray) -> None:
+    batch = gather(data, rows)
+    inputs, _ = served(data, url, rows)
+    for name, values in batch.users.feeds().items():
+        assert np.array_equal(values, np.concatenate([getattr(one, name) for one in inputs])), name
+
+
+def at_the_end(data: Prepared) -> Prepared:
+    """One sample per user, a minute after everything is known."""
+    users = len(data.user_ids())
+    last = max(int(events.known_at().max()) for events in data.events.values())
+    samples = {name: np.array(column[:users]) for name, column in data.samples.items()}
+    samples |= {"user_row": np.arange(users), "request_time": np.full(users, last + 60_000)}
+    for domain in DOMAINS:
+        ends = history_ends(data.events[domain], samples["user_row"], samples["request_time"])
+        samples[f"{domain}_end"] = ends
+    return replace(data, samples=samples)
+
+
+def last_samples(data: Prepared) -> np.ndarray:
+    """The last sample of each user that has one."""
+    rows = np.argsort(data.samples["request_time"], kind="stable")
+    return np.array(sorted({int(data.samples["user_row"][row]): int(row) for row in rows}.values()))
+
+
+def test_served_right_after_materialize(prepared: Prepared, store_url: str) -> None:
+    """Every user, at a moment when all that was prepared is known."""
+    data = at_the_end(prepared)
+    lengths = np.diff(data.events["video"].offsets)
+    assert lengths.max() > 50 > lengths.min()  # both kinds of history are among them
+    assert_same_inputs(data, store_url, np.arange(len(lengths)))
+
+
+def test_served_at_the_last_sample(prepared: Prepared, store_url: str) -> None:
+    """Users whose whole history the store keeps: no event of after the request has displaced one."""
+    rows = last_samples(prepared)
+    kept = np.ones(len(rows), bool)
+    for domain in DOMAINS:
+        user_rows = prepared.samples["user_row"][rows]
+        offsets = prepared.events[domain].offsets
+        kept &= offsets[user_rows + 1] - offsets[user_rows] <= prepared.view.history_length
+    assert kept.sum() > 20
+    assert_same_inputs(prepared, store_url, rows[kept])
+
+
+def test_candidates_of_the_newest_live_room(prepared: Prepared, store_url: str) -> None:
+    samples = prepared.samples
+    rows = prepared.rows("test")[:200]
+    stored = {}
+    for author, live in zip(prepared.authors["author_id"], prepared.authors["live_id"], strict=True):
+        stored[int(author)] = int(live)  # sorted by live_id, so the last is the newest
+    newest = np.array([stored[int(samples["author_id"][r])] == samples["live_id"][r] for r in rows])
+    expected, (_, found) = gather(prepared, rows).candidates, served(prepared, store_url, rows)
+    assert newest.sum() > 20
+    assert np.array_equal(found[newest], expected[newest])
+    ids = [prepared.view.columns("candidate").index(name) for name in ("author_id", "live_id")]
+    assert np.array_equal(found[:, ids], expected[:, ids])
+
+
+def test_unknown_users_and_authors_are_missing(prepared: Prepared, store_url: str) -> None:
+    (answer,) = read(store_url, [-5], [[-7]])
+    inputs = user_inputs(prepared.view, answer.user, -5, {}, 0)
+    assert inputs.video_length.tolist() == inputs.live_length.tolist() == [0]
+    assert (inputs.video == MISSING).all()
+    matrix, unknown = candidate_matrix(prepared.view, np.array([-7]), np.array([MISSING]), answer.authors)
+    assert unknown.tolist() == [True]
+    assert sorted(matrix[0].tolist())[:-1] == [MISSING] * (matrix.shape[1] - 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 10_000])
+def test_users_are_written_in_pieces(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("model.materialize.USERS_AT_ONCE", at_once)
+    small = replace(prepared, users={name: column[:20] for name, column in prepared.users.items()})
+    seen: list[tuple[int, int]] = []
+    url = f"lmdb://{tmp_path / 'store'}"
+    made = asyncio.run(materialize(small, url, lambda done, total: seen.append((done, total))))
+    assert made.users == 20
+    assert seen[-1] == (20, 20)
+    assert len(seen) == -(-20 // at_once)
+    ends = at_the_end(prepared)
+    assert_same_inputs(ends, url, np.arange(20))
+
+
+def test_materialize_again_changes_nothing(prepared: Prepared, tmp_path: Path) -> None:
+    url = f"lmdb://{tmp_path / 'store'}"
+    for _ in range(2):
+        asyncio.run(materialize(prepared, url))
+    data = at_the_end(prepared)
+    assert_same_inputs(data, url, np.arange(0, len(data.user_ids()), 10))

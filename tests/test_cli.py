@@ -1,0 +1,86 @@
+"""The command line: verbs, options, environment variables, and one clear line on bad input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+VERBS = {
+    "simulate": ["--out", "--users", "--days", "--seed"],
+    "prepare": ["--data", "--out", "--test-from", "--on-error"],
+    "train": ["--data", "--out", "--arch", "--epochs", "--seed", "--set"],
+    "evaluate": ["--run", "--data", "--json"],
+    "export": ["--run", "--out"],
+    "materialize": ["--data", "--store"],
+    "serve": ["--artifact", "--store", "--host", "--port", "--workers"],
+    "rank": ["--url", "--user", "--candidates", "--page", "--now"],
+    "bench engine": ["--artifact", "--threads", "--candidates", "--json", "--quick"],
+    "bench quality": ["--data", "--seeds", "--json", "--quick"],
+}
+
+
+def farm(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb in a process of its own."""
+    command = [sys.executable, "-m", "farm", *map(str, words)]
+    settings = {**os.environ, **environment, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(verb: str) -> None:
+    done = farm(*verb.split(), "--help")
+    assert done.returncode == 0
+    assert f"farm {verb}" in done.stdout
+    assert "Example" in done.stdout
+    for option in VERBS[verb]:
+        assert option in done.stdout
+
+
+def refused(*words: str | Path, **environment: str) -> str:
+    """The one line with which a verb refuses."""
+    done = farm(*words, **environment)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("farm")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_a_folder_that_is_not_there_is_named_with_the_verb_that_makes_it(tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    assert f"{nothing}: no prepared.json; make the folder with `farm prepare`" in refused(
+        "train", "--data", nothing, "--out", tmp_path / "run"
+    )
+    assert "farm train" in refused("export", "--run", nothing, "--out", tmp_path / "artifact")
+    assert "farm export" in refused("serve", "--artifact", nothing, "--store", "lmdb:///nowhere")
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_settings_that_do_not_exist_or_fit_are_named(prepared: object, workshop: Path, tmp_path: Path) -> None:
+    data = workshop / "prepared"
+    assert "cutof" in refused("train", "--data", data, "--out", tmp_path / "run", "--set", "cutof=5")
+    assert "odd" in refused("train", "--data", data, "--out", tmp_path / "run", "--set", "cutoff=4")
+    assert "spectrum" in refused("train", "--data", data, "--out", tmp_path / "run", "--set", "spectrum=none")
+
+
+def test_an_option_may_come_from_the_environment(tmp_path: Path) -> None:
+    message = refused("train", FARM_DATA=str(tmp_path / "from-environment"), FARM_OUT=str(tmp_path / "run"))
+    assert "from-environment" in message
+
+
+def test_an_unknown_store_names_the_known_ones(artifact: Path) -> None:
+    assert "lmdb" in refused("serve", "--artifact", artifact, "--store", "mongodb://somewhere")
+
+
+def test_a_time_that_is_none_is_refused() -> None:
+    done = farm("rank", "--url", "http://127.0.0.1:9", "--user", "1", "--candidates", "1", "--now", "yesterday")
+    assert done.returncode == 2
+    assert "ISO" in done.stderr
+
+
+def test_no_service_is_one_line() -> None:
+    assert "127.0.0.1:9" in refused("rank", "--url", "http://127.0.0.1:9", "--user", "1", "--candidates", "1,2")

@@ -1,0 +1,66 @@
+"""The README's commands: every one parses, and the block for real logs runs where the real logs are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loadtest.process import running_service
+
+ROOT = Path(__file__).parent.parent
+REAL = ROOT.parent / "shared" / "data" / "kuairand_pure"
+
+
+def readme_commands() -> list[list[str]]:
+    """The `farm` commands of the README's bash blocks, in order, as words."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("farm ")]
+
+
+def farm(words: list[str], folder: Path, **environment: str) -> str:
+    """Run a verb in `folder`; its output."""
+    command = [sys.executable, "-m", "farm", *words]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_readme_shows_the_way_from_logs_to_a_ranking() -> None:
+    verbs = [words[0] for words in readme_commands()]
+    assert verbs == ["prepare", "train", "evaluate", "export", "materialize", "serve", "rank"]
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real logs (../shared/data/kuairand_pure) are not here")
+def test_the_readmes_commands_take_real_logs_to_a_ranking(tmp_path: Path) -> None:
+    (tmp_path / "KuaiRand-Pure").symlink_to(REAL)
+    *offline, serve, rank = readme_commands()
+    for words in offline:
+        farm(words, tmp_path, FARM_EPOCHS="1")  # the same commands, in a minute
+    options = dict(zip(serve[1::2], serve[2::2], strict=True))
+    store = options["--store"].replace("lmdb://", f"lmdb://{tmp_path}/")
+    with running_service(tmp_path / options["--artifact"], store) as service:
+        rank[rank.index("--url") + 1] = service.url
+        shown = farm(rank, tmp_path, COLUMNS="200")
+    for candidate in rank[rank.index("--candidates") + 1].split(","):
+        assert candidate.partition(":")[0] in shown
+    assert "wtr" in shown
+    assert "degraded" not in shown
