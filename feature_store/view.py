@@ -6,6 +6,7 @@ It travels in the artifact.  A store serves every model whose view is a subset o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -49,9 +50,9 @@ class ViewField(BaseModel):
     def _check(self) -> ViewField:
         if self.kind in ("id", "category", "behaviours") and self.rows < (1 if self.kind == "behaviours" else 2):
             raise ValueError(f"{self.name}: rows must be given and at least 2")
-        if self.kind in ("number", "time"):
-            if not self.boundaries or any(b <= a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
-                raise ValueError(f"{self.name}: boundaries must be given, strictly ascending")
+        ascending = all(a < b for a, b in pairwise(self.boundaries))
+        if self.kind in ("number", "time") and not (self.boundaries and ascending):
+            raise ValueError(f"{self.name}: boundaries must be given, strictly ascending")
         if self.kind == "time" and self.boundaries[0] < 1:
             raise ValueError(f"{self.name}: boundaries of a lag begin at 1 ms or later")
         return self

@@ -134,7 +134,7 @@ def _wait_until_ready(client: RankClient, service: subprocess.Popen[bytes]) -> N
 
 
 def _question(data: Prepared) -> tuple[str, str, str]:
-    """The user of the last impression, 200 rooms of the last day, and the time just after it, as `farm rank` takes them."""
+    """The user of the last impression, 200 rooms of late, and the time just after, as `farm rank` takes them."""
     samples = data.samples
     user = data.user_ids()[samples["user_row"][-1]]
     rooms = np.unique(np.stack([samples["author_id"][-20_000:], samples["live_id"][-20_000:]]), axis=1)[:, :CANDIDATES]

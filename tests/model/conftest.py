@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -88,11 +87,7 @@ def export_of(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -
         pairs = [pair.split("=") for pair in switches.split(",")]
         model = make_model(seed=5, **{k: v if k == "arch" else v == "on" for k, v in pairs}).float()
         run = Run({}, model.view, default_schema(), "test", {"first_ms": 0, "last_ms": 1})
-        gc.disable()  # the tracer's many small objects make each collection slow
-        try:
-            made = export_model(model, run, tmp_path_factory.mktemp("exports") / "artifact")
-        finally:
-            gc.enable()
+        made = export_model(model, run, tmp_path_factory.mktemp("exports") / "artifact")
         return Exported(model, run, Engine.load(made.path))
 
     return export
