@@ -1,6 +1,7 @@
 """`farm bench quality`: FARM, its base model and two LightGBM models on the test days of one PREPARED folder.
 
 LightGBM static sees attributes and no history, LightGBM counters causal past rates too (loadtest.bench.counters).
+"farm_frozen" is FARM with every history as it was when the test days began: docs/benchmarks.md says what that tells.
 All models are compared on the same samples, over the same draws of users.
 Letters: N test samples, B draws.
 """
@@ -9,23 +10,32 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
 
+from feature_store.schema import DOMAINS
 from loadtest.bench.bootstrap import FIGURES, Figures, bootstrap, interval, user_draws
 from loadtest.bench.counters import counter_features, static_features
 from loadtest.bench.report import claim, report
-from model.datasets.prepared import Prepared
+from model.datasets.prepared import Prepared, history_ends
 from model.evaluate import predict
+from model.farm import Ranker
 from model.metrics import MEASURABLE_POSITIVES
 from model.train import load_model, train
 
 DRAWS = 1000
 TREES = 200
-PAIRS = (("farm", "ple"), ("farm", "lightgbm_static"), ("farm", "lightgbm_counters"))
+PAIRS = (
+    ("farm", "ple"),
+    ("farm", "lightgbm_static"),
+    ("farm", "lightgbm_counters"),
+    ("farm_frozen", "farm"),
+    ("farm_frozen", "lightgbm_static"),
+)
 
 Scores = dict[str, list[np.ndarray]]  # by model, per seed: probabilities [N, tasks]
 
@@ -33,9 +43,12 @@ Scores = dict[str, list[np.ndarray]]  # by model, per seed: probabilities [N, ta
 def run(data: Path, seeds: int, quick: bool) -> dict[str, Any]:
     """Train all models with `seeds` seeds and compare them."""
     prepared = Prepared.open(data)
-    scores: Scores = {}
-    for arch in ("farm", "ple"):
-        scores[arch] = [_neural(prepared, arch, seed, quick) for seed in range(seeds)]
+    scores: Scores = {"farm": [], "farm_frozen": [], "ple": []}
+    for seed in range(seeds):
+        farm, ple = (_trained(prepared, arch, seed, quick) for arch in ("farm", "ple"))
+        scores["farm"].append(predict(farm, prepared, prepared.rows("test")))
+        scores["farm_frozen"].append(predict(farm, _frozen(prepared), prepared.rows("test")))
+        scores["ple"].append(predict(ple, prepared, prepared.rows("test")))
     scores["lightgbm_static"] = _boosted(prepared, seeds, static_features)
     scores["lightgbm_counters"] = _boosted(prepared, seeds, _static_and_counters)
     results = {task: _compare(prepared, scores, i) for i, task in enumerate(prepared.view.tasks)}
@@ -44,12 +57,24 @@ def run(data: Path, seeds: int, quick: bool) -> dict[str, Any]:
     return report("quality", settings, results, _claims(results[prepared.view.tasks[0]], prepared.view.tasks[0]))
 
 
-def _neural(data: Prepared, arch: str, seed: int, quick: bool) -> np.ndarray:
+def _trained(data: Prepared, arch: str, seed: int, quick: bool) -> Ranker:
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, Any] = {"arch": arch, "seed": seed}
         train(data, folder, {**settings, "epochs": 1} if quick else settings)
         _, model = load_model(folder)
-    return predict(model, data, data.rows("test"))
+    return model
+
+
+def _frozen(data: Prepared) -> Prepared:
+    """The same data, the histories of the test samples as they were at the first test request."""
+    rows = data.rows("test")
+    times = np.full(len(rows), data.samples["request_time"][rows].min())
+    samples = dict(data.samples)
+    for domain in DOMAINS:
+        ends = np.array(samples[f"{domain}_end"])
+        ends[rows] = history_ends(data.events[domain], data.samples["user_row"][rows], times)
+        samples[f"{domain}_end"] = ends
+    return replace(data, samples=samples)
 
 
 def _static_and_counters(data: Prepared, rows: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ def test_the_engine_bench_measures_both_ways_on_the_same_answers(artifact: Path)
 def test_the_quality_bench_compares_all_models(prepared: Prepared) -> None:
     report = quality.run(prepared.path, seeds=1, quick=True)
     click = report["results"]["ctr"]
-    assert set(click["models"]) == {"farm", "ple", "lightgbm_static", "lightgbm_counters"}
+    assert set(click["models"]) == {"farm", "farm_frozen", "ple", "lightgbm_static", "lightgbm_counters"}
     for figures in click["models"].values():
         low, high = figures["auc"]["interval"]
         assert low < figures["auc"]["mean"] < high
