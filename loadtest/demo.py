@@ -61,8 +61,12 @@ def _build(out: Path) -> None:
 def _farm(*words: str | Path, quiet: bool = False) -> None:
     """Run a verb of the command line, showing it."""
     text = [str(word) for word in words]
-    print("$ farm", *text, flush=True)
+    print("$ farm", *(_shown(word) for word in text), flush=True)
     subprocess.run([sys.executable, "-m", "farm", *text], check=True, stdout=subprocess.DEVNULL if quiet else None)
+
+
+def _shown(word: str, longest: int = 100) -> str:
+    return word if len(word) <= longest else word[:longest] + "..."
 
 
 def _store(out: Path) -> str:
@@ -72,8 +76,8 @@ def _store(out: Path) -> str:
 def _print_comparison(out: Path) -> None:
     """FARM next to its base model, task by task."""
     farm, ple = (json.loads((out / f"{arch}.json").read_text())["tasks"] for arch in ("farm", "ple"))
-    table = Table(title=f"test day {TEST_FROM}: FARM, its base model PLE, and the difference")
-    for column in ("task", "positives", "AUC farm", "ple", "diff", "GAUC farm", "ple", "diff"):
+    table = Table(title=f"FARM and its base model PLE on the test day, {TEST_FROM}")
+    for column in ("task", "positives", "farm\nAUC", "ple\nAUC", "diff", "farm\nGAUC", "ple\nGAUC", "diff"):
         table.add_column(column, justify="left" if column == "task" else "right")
     for task in farm:
         row = [task, f"{farm[task]['positives']:,}"]

@@ -57,8 +57,8 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, is {getattr(self, name)}")
         for name in ("dropout", "field_missing_rate", "id_missing_rate", "record_missing_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 0 and below 1, is {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: must be from 0 to 1, is {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

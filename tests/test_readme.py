@@ -45,7 +45,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 
 def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()):
+    for target in re.findall(r"(?:^|`|=1 )make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

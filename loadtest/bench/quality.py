@@ -29,6 +29,16 @@ from model.train import load_model, train
 
 DRAWS = 1000
 TREES = 200
+LIGHTGBM = {
+    "objective": "binary",
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_data_in_leaf": 50,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "feature_fraction": 0.8,
+    "verbose": -1,
+}
 PAIRS = (
     ("farm", "ple"),
     ("farm", "lightgbm_static"),
@@ -53,7 +63,13 @@ def run(data: Path, seeds: int, quick: bool) -> dict[str, Any]:
     scores["lightgbm_counters"] = _boosted(prepared, seeds, _static_and_counters)
     results = {task: _compare(prepared, scores, i) for i, task in enumerate(prepared.view.tasks)}
     settings = {"source": prepared.info.source, "test_from": str(prepared.info.test_from), "seeds": seeds}
-    settings |= {"training": prepared.info.training, "draws": DRAWS, "trees": TREES, "quick": quick}
+    settings |= {
+        "training": prepared.info.training,
+        "draws": DRAWS,
+        "trees": TREES,
+        "lightgbm": LIGHTGBM,
+        "quick": quick,
+    }
     return report("quality", settings, results, _claims(results[prepared.view.tasks[0]], prepared.view.tasks[0]))
 
 
@@ -95,19 +111,10 @@ def _boost(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, seed: int) 
     there = labels >= 0
     if len(np.unique(labels[there])) < 2:
         return np.zeros(len(asked))
-    model = lightgbm.LGBMClassifier(
-        n_estimators=TREES,
-        learning_rate=0.05,
-        num_leaves=31,
-        min_child_samples=50,
-        subsample=0.8,
-        subsample_freq=1,
-        colsample_bytree=0.8,
-        random_state=seed,
-        verbose=-1,
+    model = lightgbm.train(
+        {**LIGHTGBM, "seed": seed}, lightgbm.Dataset(known[there], labels[there]), num_boost_round=TREES
     )
-    model.fit(known[there], labels[there])
-    probabilities: np.ndarray = np.asarray(model.predict_proba(asked))[:, 1]
+    probabilities: np.ndarray = np.asarray(model.predict(asked))
     return probabilities
 
 
