@@ -52,7 +52,7 @@ check: $(STAMP)
 	@$(BIN)/lint-imports
 
 test-system: $(STAMP)
-	@$(BIN)/python -m pytest -q -m debian -rA
+	@$(BIN)/python -m pytest -q -m debian -rA -p no:logging tests/system
 
 # Requirements files with hashes, without index or find-links lines; torch is left to its pin.
 lock:

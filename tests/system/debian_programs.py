@@ -20,7 +20,7 @@ def program(name: str, package: str) -> str:
 
 
 def run(*command: str | Path) -> str:
-    """Run a program; its output, which is the message when it fails."""
+    """Run a program; its stdout.  What it wrote at all is the message when it fails."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return done.stdout

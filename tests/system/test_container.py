@@ -23,6 +23,7 @@ pytestmark = pytest.mark.debian
 BASE = "localhost/farm-test-base"
 IMAGE = "localhost/farm-test-serve"
 READY_WITHIN_S = 60
+LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")  # rootful podman without privileges
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,10 @@ def served(image: str, artifact: Path, prepared: Prepared, tmp_path: Path) -> It
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mounts = ["-v", f"{artifact}:/var/lib/farm/artifact:ro", "-v", f"{tmp_path / 'store'}:/var/lib/farm/store"]
-    limits = ["--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"]
     environment = ["-e", "FARM_HOST=127.0.0.1", "-e", f"FARM_PORT={port}"]
     name = run(
         *("podman", "--runtime", "runc", "run", "--detach", "--read-only", "--network", "host"),
-        *(*limits, *mounts, *environment, image),
+        *(*LIMITS, *mounts, *environment, image),
     ).strip()
     try:
         _wait(f"http://127.0.0.1:{port}", name)
@@ -93,6 +93,18 @@ def test_the_image_ranks(served: str, prepared: Prepared) -> None:
 def test_the_image_has_no_torch_and_is_small(image: str) -> None:
     size = int(run("podman", "image", "inspect", "--format", "{{.Size}}", image))
     print(f"serve image: {size / 1e6:.0f} MB")
-    mount = ["podman", "--runtime", "runc", "run", "--rm", "--entrypoint", "python3", image]
-    found = run(*mount, "-c", "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('polars'))")
-    assert found.strip() == "None None"
+    podman = (
+        "podman",
+        "--runtime",
+        "runc",
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        *LIMITS,
+        "--entrypoint",
+        "python3",
+        image,
+    )
+    look = "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('polars'))"
+    assert run(*podman, "-c", look).strip() == "None None"
