@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="stop after the ranking instead of serving on")
     options = parser.parse_args()
     started = time.monotonic()
+    for stop in (signal.SIGINT, signal.SIGTERM):  # also where a shell started it in the background, deaf to Ctrl-C
+        signal.signal(stop, signal.default_int_handler)
     try:
         _build(options.out)
         return _serve_and_rank(options.out, options.once, started)
