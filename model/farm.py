@@ -128,7 +128,9 @@ class FarmUser(nn.Module):
     def _state(self, sources: dict[str, tuple[Tensor, Tensor]]) -> UserState:
         state: UserState = {}
         for name, (events, valid) in sources.items():
-            keys, values, mask = self.targets[name].keys_values(events, valid)  # type: ignore[operator]
+            attention = self.targets[name]
+            assert isinstance(attention, TargetAttention)
+            keys, values, mask = attention.keys_values(events, valid)
             state |= {f"{name}_keys": keys, f"{name}_values": values, f"{MASKS[name]}_valid": mask}
         return state
 

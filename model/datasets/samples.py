@@ -63,7 +63,7 @@ def batches(data: Prepared, rows: np.ndarray, size: int) -> Iterator[Batch]:
 def shuffled_batches(data: Prepared, rows: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Batches of `size` over `rows` in random order, of samples with histories of like length.
 
-    Histories are short for most users: batches of like length, trimmed, are several times faster.  Sorting is within
+    Histories are short for most users: batches of like length, trimmed, are much faster.  Sorting is within
     windows of random samples, so what meets in a batch differs from epoch to epoch.
     """
     order = rng.permutation(rows)
