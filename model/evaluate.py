@@ -18,6 +18,8 @@ from model.datasets.samples import Batch, batches
 from model.farm import Ranker
 from model.metrics import TaskMetrics, task_metrics
 
+MOST_PADDING = 1.5  # places per sample, above which slates are too unequal to be computed as tiles
+
 
 def tensors(batch: Batch) -> dict[str, torch.Tensor]:
     """The user inputs of a batch as tensors, by name."""
@@ -25,11 +27,26 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
 
 
 def batch_logits(model: Ranker, batch: Batch) -> tuple[torch.Tensor, Preferences | None]:
-    """Logits [B, T] of a batch: every sample its own user, one candidate each; and their users' preferences."""
+    """Logits [B, T] of a batch, each request's user computed once; and the preferences of the U requests."""
     state, preferences = model.user_state(**tensors(batch))
-    candidates = torch.from_numpy(batch.candidates)[:, None]  # [B, 1, Fc]
-    logits = model.candidate_logits(state, candidates, torch.arange(len(candidates)))
-    return logits[:, 0], preferences
+    candidates, request = torch.from_numpy(batch.candidates), torch.from_numpy(batch.request)
+    tile, place = _tiles(request)
+    if tile == 1:
+        return model.candidate_logits(state, candidates[:, None], request)[:, 0], preferences
+    users = len(batch.user_rows)
+    packed = candidates.new_zeros(users * tile, candidates.shape[1]).index_copy(0, place, candidates)
+    logits = model.candidate_logits(state, packed.view(users, tile, -1), torch.arange(users))  # [U, K, T]
+    return logits.flatten(0, 1).index_select(0, place), preferences
+
+
+def _tiles(request: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """Candidates per tile, and each sample's place among them [B]: the longest slate if that pads little, else one."""
+    counts = torch.bincount(request)
+    longest = int(counts.max())
+    if longest * len(counts) > MOST_PADDING * len(request):
+        return 1, torch.arange(len(request))
+    before = torch.cumsum(counts, 0) - counts
+    return longest, request * longest + torch.arange(len(request)) - before[request]
 
 
 @torch.inference_mode()

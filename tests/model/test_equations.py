@@ -141,7 +141,7 @@ def batch_of(view: ModelView, seed: int = 0) -> Batch:
     user_rows = np.arange(size)
     user_rows[-1] = user_rows[-2]
     candidates = random_candidates(view, (size, 1), seed)[:, 0]
-    return Batch(users_of(view, seed), candidates, labels, known, user_rows)
+    return Batch(users_of(view, seed), np.arange(size), candidates, labels, known, user_rows)
 
 
 def expected_xtr_loss(model: Ranker, batch: Batch) -> float:

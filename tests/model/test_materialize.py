@@ -45,7 +45,7 @@ def assert_same_inputs(data: Prepared, url: str, rows: np.ndarray) -> None:
     batch = gather(data, rows)
     inputs, _ = served(data, url, rows)
     for name, values in batch.users.feeds().items():
-        assert np.array_equal(values, np.concatenate([getattr(one, name) for one in inputs])), name
+        assert np.array_equal(values[batch.request], np.concatenate([getattr(one, name) for one in inputs])), name
 
 
 def at_the_end(data: Prepared) -> Prepared:

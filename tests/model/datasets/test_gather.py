@@ -15,7 +15,7 @@ from parquet_logs import ACTS, START_MS, Logs, views
 
 from feature_store.schema import DOMAINS, MISSING
 from model.datasets.prepared import Prepared
-from model.datasets.samples import Batch, gather
+from model.datasets.samples import Batch, gather, shuffled_batches
 from model.datasets.simulated import prepare_simulated
 
 TEST_FROM = date(2025, 3, 3)
@@ -46,16 +46,17 @@ def test_gather_agrees_with_a_plain_reading(tmp_path: Path) -> None:
     groups = dict(logs.frames["users"].iter_rows())
     live = logs.frames["live_events"].sort("event_time", "user_id", "author_id", "live_id", maintain_order=True)
     for i, row in enumerate(live.iter_rows(named=True)):
-        assert batch.users.now[i] == row["event_time"]
+        u = batch.request[i]
+        assert batch.users.now[u] == row["event_time"]
         assert batch.candidates[i].tolist() == [row[c] for c in data.view.columns("candidate")]
         user = {"user_id": row["user_id"], "activity_group": groups.get(row["user_id"], MISSING)}
-        assert batch.users.user[i].tolist() == [*(user[c] for c in data.view.columns("user")), row["page"]]
+        assert batch.users.user[u].tolist() == [*(user[c] for c in data.view.columns("user")), row["page"]]
         for domain in DOMAINS:
             expected = expected_history(logs, data, domain, row["user_id"], row["event_time"])
             matrix, lengths = getattr(batch.users, domain), getattr(batch.users, f"{domain}_length")
-            assert lengths[i] == len(expected)
-            assert matrix[i, : lengths[i]].tolist() == expected
-            assert (matrix[i, lengths[i] :] == MISSING).all()
+            assert lengths[u] == len(expected)
+            assert matrix[u, : lengths[u]].tolist() == expected
+            assert (matrix[u, lengths[u] :] == MISSING).all()
     assert batch.known.all()
     assert batch.users.video_length.max() == 50
 
@@ -149,3 +150,22 @@ def test_empty_histories_are_pads(tmp_path: Path, domain: str) -> None:
         assert (first.live == MISSING).all()
     nothing = gather(data, np.empty(0, np.int64)).users
     assert getattr(nothing, domain).shape == (0, 50, len(data.view.columns(domain)))  # type: ignore[arg-type]
+
+
+def test_a_slate_is_one_request(tmp_path: Path) -> None:
+    """Samples of one user, time and page share a request, whatever the order of rows; shuffling keeps them together."""
+    logs = Logs.random(5, video=300)
+    live = logs.frames["live_events"]
+    slates = live.with_columns(event_time=live["event_time"] // 20_000_000 * 20_000_000)
+    logs.frames["live_events"] = slates.with_columns(page=pl.lit(1))
+    data = prepare(logs, tmp_path)
+    rows = np.arange(len(data.samples["labels"]))
+    keys = np.stack([data.samples["user_row"], data.samples["request_time"]], axis=1)
+    assert len(gather(data, rows).user_rows) == len(np.unique(keys, axis=0)) < len(rows)
+    batches = list(shuffled_batches(data, rows, 64, np.random.default_rng(0)))
+    assert sum(len(batch.labels) for batch in batches) == len(rows)
+    requests = sum(len(batch.user_rows) for batch in batches)
+    assert requests <= len(np.unique(keys, axis=0)) + len(batches)  # a batch's end may split one slate
+    for batch in batches:
+        sampled = {(int(batch.user_rows[r]), int(batch.users.now[r])) for r in batch.request}
+        assert len(sampled) == len(batch.user_rows)

@@ -169,7 +169,8 @@ def test_a_view_without_play_is_not_in_its_own_history(tmp_path: Path) -> None:
     slate = [log_row(5, video, THIRD, 500, 6) for video in (10, 11, 12)]
     data = prepare(write(tmp_path / "kuairand", [*BASE_LOG, *slate]))
     rows = np.flatnonzero(data.samples["request_time"] == at(THIRD, 500))
-    assert gather(data, rows).users.live_length.tolist() == [0, 0, 0]
+    batch = gather(data, rows)
+    assert batch.users.live_length[batch.request].tolist() == [0, 0, 0]
 
 
 def test_repeats_are_kept_once_per_domain_and_joined(tmp_path: Path) -> None:
