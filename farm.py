@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup, TyperOption
 
+from loadtest.bench.verbs import ProviderName, bench
+
 app = typer.Typer(
     name="farm",
     help="FARM ranker: train FARM from interaction logs, export it, serve it.",
@@ -23,15 +25,16 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
 )
-bench = typer.Typer(help="Measure, print JSON with claims, exit 1 when a claim does not hold.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 
 class Source(StrEnum):
     """Where logs come from."""
 
+    logs = "logs"
     simulated = "simulated"
     kuairand = "kuairand"
+    kuailive_m3 = "kuailive-m3"
 
 
 class OnError(StrEnum):
@@ -42,17 +45,14 @@ class OnError(StrEnum):
 
 
 class Arch(StrEnum):
-    """Architectures."""
+    """FARM, or a base model by the name of its multi-task head."""
 
     farm = "farm"
+    shared_bottom = "shared_bottom"
+    mmoe = "mmoe"
+    cgc = "cgc"
     ple = "ple"
-
-
-class ProviderName(StrEnum):
-    """Where the towers run."""
-
-    cpu = "cpu"
-    cuda = "cuda"
+    adatt = "adatt"
 
 
 Data = Annotated[Path, typer.Option(help="PREPARED folder, made by `farm prepare`.")]
@@ -66,14 +66,20 @@ def simulate(
     users: Annotated[int, typer.Option(min=1)] = 3000,
     days: Annotated[int, typer.Option(min=3, help="Days of logs.")] = 8,
     seed: int = 0,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A planted structure to leave out, such as memory; may be repeated.")
+    ] = None,
+    null: Annotated[bool, typer.Option("--null", help="Plant nothing: every label is a coin flip.")] = False,
 ) -> None:
-    """Write simulated logs in the project's Parquet format.
+    """Write simulated logs in the project's Parquet format, with the true probability of every label.
 
     Example: `farm simulate --out logs --users 3000 --days 8`
     """
     from model.datasets.simulator import simulate as run
+    from model.datasets.world import Planted
 
-    run(out, users=users, days=days, seed=seed, progress=_say)
+    planted = Planted.nothing() if null else Planted().without(*(without or []))
+    run(out, users=users, days=days, seed=seed, planted=planted, progress=_say)
     _say(f"logs in {out}")
 
 
@@ -86,16 +92,25 @@ def prepare(
         datetime, typer.Option(formats=["%Y-%m-%d"], help="First test day; the day before validates.")
     ],
     on_error: Annotated[OnError, typer.Option(help="A corrupt row: stop, or skip and count it.")] = OnError.stop,
+    content: Annotated[
+        bool, typer.Option("--content", help="kuailive-m3: codes of the rooms' embeddings as fields of a candidate.")
+    ] = False,
 ) -> None:
-    """Turn logs into flat columns of events and samples.
+    """Turn logs into flat columns of events and samples.  `logs` is the project's own format (docs/data.md).
 
     Example: `farm prepare kuairand --data KuaiRand-Pure --out prepared --test-from 2022-05-05`
     """
+    from model.datasets.kuailive import prepare_kuailive
     from model.datasets.kuairand import prepare_kuairand
-    from model.datasets.simulated import prepare_simulated
+    from model.datasets.logs import prepare_logs
 
-    run = prepare_kuairand if source is Source.kuairand else prepare_simulated
-    prepared = run(data, out, _day(test_from), on_error=on_error.value, progress=_say)
+    if content and source is not Source.kuailive_m3:
+        raise typer.BadParameter("only kuailive-m3 has room embeddings", param_hint="--content")
+    runs: dict[Source, Any] = {Source.kuairand: prepare_kuairand, Source.kuailive_m3: prepare_kuailive}
+    extra: dict[str, Any] = {"content": True} if content else {}
+    prepared = runs.get(source, prepare_logs)(
+        data, out, _day(test_from), on_error=on_error.value, progress=_say, **extra
+    )
     for name, count in prepared.info.counts.items():
         _say(f"{name.replace('_', ' ')}: {count:,}")
     for split, (start, stop) in prepared.info.splits.items():
@@ -135,21 +150,75 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Option(help="RUN folder, made by `farm train`.")], data: Data, json: Json = None
 ) -> None:
-    """AUC, UAUC, GAUC of a run on the test days, per task.
+    """AUC, UAUC, GAUC, predicted/observed and normalised entropy of a run on the test days, per task, calibrated.
 
     Example: `farm evaluate --run run --data prepared --json metrics.json`
     """
+    from model.calibrate import load_calibration
     from model.datasets.prepared import Prepared
-    from model.evaluate import as_json, measure, predict, print_metrics
+    from model.evaluate import as_json, calibration_effect, measure, predict, print_metrics
     from model.train import load_model, require_view
 
     prepared = Prepared.open(data)
     record, model = load_model(run)
     require_view(record, prepared)
     rows = prepared.rows("test")
-    metrics = measure(prepared, rows, predict(model, prepared, rows))
+    raw = predict(model, prepared, rows)
+    calibrated = load_calibration(run, prepared.view.tasks).apply(raw)
+    metrics = measure(prepared, rows, calibrated)
     print_metrics({str(record.settings["arch"]): metrics}, f"{prepared.info.source}, from {prepared.info.test_from}")
-    _write_json(json, as_json(metrics))
+    _write_json(json, {**as_json(metrics), "calibration": calibration_effect(prepared, rows, raw, calibrated)})
+
+
+@app.command()
+def study(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="STUDY folder; runs that are there are not made again.")],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A set (main, ablations, heads, cutoff, lambda, spectrum, align), a variant, key=value,... or "
+            "name:key=value,...; default main.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of each variant.")] = 5,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; one per core if not given.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most; the source's recommendation if not given.")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="key=value", help="Of all variants.")] = None,
+    match: Annotated[bool, typer.Option(help="Give every variant as many dense parameters as FARM.")] = True,
+    json: Json = None,
+) -> None:
+    """Train variants with several seeds and compare them with intervals; exit 1 when a claim does not hold.
+
+    Example: `farm study --data prepared --out study --variant main --seeds 5`
+    """
+    from model.config import parse_settings
+    from model.study import run
+
+    found = run(data, out, variant or ["main"], seeds, jobs, epochs, parse_settings(settings or []), match, _say)
+    _write_json(json, found)
+    for claim in found["claims"]:
+        _say(f"{'holds' if claim['holds'] else 'does not hold'}: {claim['claim']}: {claim['value']}")
+    if not all(claim["holds"] or claim.get("goal") for claim in found["claims"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    study: Annotated[Path, typer.Option(help="STUDY folder, made by `farm study`.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="HTML file to write; its figures go beside it as .json.")],
+) -> None:
+    """Write a study's evaluation as one HTML file: tables and figures of the paper, on this data.
+
+    Example: `farm report --study study --data prepared --out report.html`
+    """
+    from model.report import write_report
+
+    _say(f"report in {write_report(study, data, out, _say)}")
 
 
 @app.command()
@@ -223,51 +292,6 @@ def rank(
     rank_table(url, user, candidates.split(","), page=page, now_ms=now_ms, top_k=top_k)
 
 
-@bench.command("engine")
-def bench_engine(
-    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
-    candidates: Annotated[str, typer.Option(help="Candidate counts.")] = "1,50,200,500",
-    device: Annotated[ProviderName, typer.Option(help="Where the towers run.")] = ProviderName.cpu,
-    json: Json = None,
-    quick: Annotated[bool, typer.Option(help="Under a minute.")] = False,
-) -> None:
-    """Time of both towers; the user once against the history tiled per candidate.
-
-    Example: `farm bench engine --artifact artifact --json engine.json`
-    """
-    from loadtest.bench.engine import run
-
-    counts = [_count(text) for text in candidates.split(",")]
-    _finish(run(artifact, threads, counts, device.value, quick), json)
-
-
-@bench.command("quality")
-def bench_quality(
-    data: Data,
-    seeds: Annotated[int, typer.Option(min=1)] = 5,
-    json: Json = None,
-    quick: Annotated[bool, typer.Option(help="One seed, one epoch: for a look, its claims say little.")] = False,
-) -> None:
-    """FARM, its base model and two LightGBM models on the test days, with intervals.
-
-    Example: `farm bench quality --data prepared --seeds 5 --json quality.json`
-    """
-    from loadtest.bench.quality import run
-
-    _finish(run(data, seeds, quick), json)
-
-
-def _finish(report: dict[str, Any], json: Path | None) -> None:
-    """Print and write a bench's report; exit 1 when a claim does not hold."""
-    _write_json(json, report)
-    import json as json_module
-
-    print(json_module.dumps(report, indent=1))
-    if not all(claim["holds"] for claim in report["claims"]):
-        raise typer.Exit(1)
-
-
 def _write_json(path: Path | None, record: dict[str, Any]) -> None:
     if path is not None:
         import json
@@ -286,12 +310,6 @@ def _iso_ms(text: str) -> int:
     except ValueError:
         raise typer.BadParameter(f"--now {text!r}: write an ISO time, such as 2022-05-06T20:00:00+08:00") from None
     return int(moment.timestamp() * 1000)
-
-
-def _count(text: str) -> int:
-    if not text.strip().isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"--candidates {text!r}: positive integers, separated by commas")
-    return int(text)
 
 
 def _say(text: str) -> None:

@@ -105,10 +105,12 @@ class PartEmbedding(nn.Module):
             self.positions, self.table_names, self.rows, self.missing_rates, strict=True
         ):
             values = now if position is None else self._drop(matrix[..., position], rate)
-            table = self.tables[name].weight
-            assert isinstance(table, Tensor)
+            table = self.tables[name]
+            assert isinstance(table, nn.Embedding)
             parts.append(
-                rows(values, table) if isinstance(rows, BitSum) else functional.embedding(rows(values, now), table)
+                rows(values, table.weight)
+                if isinstance(rows, BitSum)
+                else functional.embedding(rows(values, now), table.weight, sparse=table.sparse)
             )
         return torch.cat(parts, dim=-1)  # [..., D]
 

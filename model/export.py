@@ -41,6 +41,7 @@ from model.artifact.manifest import (
     TensorSpec,
     describe_file,
 )
+from model.calibrate import load_calibration
 from model.farm import Ranker
 from model.golden import golden_cases, random_candidates, random_users
 from model.train import Run, load_model
@@ -83,14 +84,18 @@ class CandidateTower(nn.Module):
 
 
 def export_run(run_folder: str | Path, out: str | Path) -> Artifact:
-    """Export the chosen epoch of a run.  RunError without one, ExportError when parity is not given."""
+    """Export the chosen epoch of a run and its calibration.
+
+    RunError without one, ExportError when parity is not given, CalibrationError when calibration.json is spoilt.
+    """
     run, model = load_model(run_folder)
-    return export_model(model, run, out)
+    return export_model(model, run, out, load_calibration(run_folder, run.view.tasks))
 
 
-def export_model(model: Ranker, run: Run, out: str | Path) -> Artifact:
+def export_model(model: Ranker, run: Run, out: str | Path, calibration: Calibration | None = None) -> Artifact:
     """Write the artifact folder, whole or not at all; an existing artifact is replaced.
 
+    calibration: the identity when not given.
     ExportError when ONNX Runtime and PyTorch differ by more than 1e-5 on a golden case.
     """
     folder = Path(out)
@@ -99,7 +104,7 @@ def export_model(model: Ranker, run: Run, out: str | Path) -> Artifact:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write_artifact(model.eval(), run, scratch)
+        _write_artifact(model.eval(), run, calibration or Calibration(run.view.tasks, {}), scratch)
         _check_parity(scratch)
         os.chmod(scratch, 0o755)
         shutil.rmtree(folder, ignore_errors=True)
@@ -111,13 +116,13 @@ def export_model(model: Ranker, run: Run, out: str | Path) -> Artifact:
 
 
 @torch.inference_mode()
-def _write_artifact(model: Ranker, run: Run, folder: Path) -> None:
+def _write_artifact(model: Ranker, run: Run, calibration: Calibration, folder: Path) -> None:
     users = random_users(model.view, lengths=[(3, 2), (50, 1)], seed=0)
     state, _ = model.user_state(**_tensors(users))
     names = list(state)
     _write_towers(model, users, state, folder)
     save_golden(folder / GOLDEN, golden_cases(model))
-    Calibration(model.view.tasks, {}).save(folder / CALIBRATION)
+    calibration.save(folder / CALIBRATION)
     specs = [TensorSpec(name=n, dtype=str(state[n].numpy().dtype), shape=tuple(state[n].shape[1:])) for n in names]
     manifest = Manifest(
         created=datetime.now(UTC).replace(microsecond=0),

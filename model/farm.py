@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from feature_store.schema import MISSING
+from feature_store.schema import MISSING, Domain
 from feature_store.view import REQUEST_CANDIDATE, ModelView
 from model.align import Preference, Preferences
 from model.attention import TargetAttention
@@ -22,11 +22,16 @@ from model.config import ModelConfig
 from model.embedding import PartEmbedding, event_mask, make_tables, masked_mean, quantise
 from model.frequency import FrequencyModule
 from model.fuse import FuseModule, SelfAttentions
-from model.multitask import PLE
+from model.matching import look_for_equals, shared_columns
+from model.multitask import MultitaskHead
 
 UserState = dict[str, Tensor]
 
-MASKS = {"video": "video", "live": "live", "cross": "live"}  # whose events a target attention is over
+MASKS: dict[str, Domain] = {
+    "video": "video",
+    "live": "live",
+    "cross": "live",
+}  # whose events a target attention is over
 
 
 @dataclass
@@ -98,13 +103,13 @@ class FarmUser(nn.Module):
 
         self.video_frequency = frequency(d1, config.video_frequency)
         self.live_frequency = frequency(d2, config.live_frequency)
-        self.self_attentions = SelfAttentions(d1, d2, *sizes) if config.align or config.fuse else None
+        self.self_attentions = SelfAttentions(d1, d2, *sizes, config.residual) if config.align or config.fuse else None
         self.video_preference = Preference(d1, config.align_width) if config.align else None
         self.live_preference = Preference(d2, config.align_width) if config.align else None
-        self.fuse = FuseModule(d1, d2, *sizes) if config.fuse else None
+        self.fuse = FuseModule(d1, d2, *sizes, config.residual, config.sink) if config.fuse else None
         widths = {"video": d1, "live": d2} | ({"cross": d2} if config.fuse else {})
         self.targets = nn.ModuleDict(
-            {name: TargetAttention(width, *sizes, config.target_sink) for name, width in widths.items()}
+            {name: TargetAttention(width, *sizes, config.sink) for name, width in widths.items()}
         )
 
     def forward(self, h: Histories) -> tuple[UserState, Preferences | None]:
@@ -130,13 +135,13 @@ class FarmUser(nn.Module):
         for name, (events, valid) in sources.items():
             attention = self.targets[name]
             assert isinstance(attention, TargetAttention)
-            keys, values, mask = attention.keys_values(events, valid)
+            keys, values, mask = attention.projections(events, valid)
             state |= {f"{name}_keys": keys, f"{name}_values": values, f"{MASKS[name]}_valid": mask}
         return state
 
 
 class Ranker(nn.Module):
-    """FARM ("farm") or its base model ("ple"), by configuration.
+    """FARM ("farm") or a base model, by configuration; the head of either is one of model.multitask.
 
     The head of both reads candidate, user, context and the masked means of both histories; FARM's attentions (Eq. 18)
     come on top, so that a gain of FARM cannot come from data alone.
@@ -157,7 +162,23 @@ class Ranker(nn.Module):
             self.query_candidate = nn.Linear(candidate_width, queries, bias=False)
             self.query_user = nn.Linear(user_width, queries)
             candidate_width += queries
-        self.head = PLE(config, len(view.tasks), candidate_width, user_width + view.width("video") + view.width("live"))
+            if config.match_logit > 0:
+                self._look_for_equals(self.farm, table_std)
+        user_width += view.width("video") + view.width("live")
+        self.head = MultitaskHead(config, len(view.tasks), candidate_width, user_width)
+
+    def _look_for_equals(self, farm: FarmUser, table_std: float) -> None:
+        """Initial projections of candidates against events, and of live events against videos."""
+        c, view = self.config, self.view
+        weights, biases = self.query_candidate.weight, self.query_user.bias
+        parts = zip(weights.chunk(len(farm.targets)), biases.chunk(len(farm.targets)), strict=True)
+        for (name, target), (weight, bias) in zip(farm.targets.items(), parts, strict=True):
+            assert isinstance(target, TargetAttention)
+            shared = shared_columns(view, "candidate", MASKS[name])
+            look_for_equals(weight, bias, target.projections, shared, c.match_logit, table_std)
+        if farm.fuse is not None:
+            cross, shared = farm.fuse.cross, shared_columns(view, "live", "video")
+            look_for_equals(cross.query.weight, cross.query.bias, cross.keys_values, shared, c.match_logit, table_std)
 
     def user_state(
         self, video: Tensor, video_length: Tensor, live: Tensor, live_length: Tensor, user: Tensor, now: Tensor

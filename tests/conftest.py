@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model.datasets.prepared import Prepared
-from model.datasets.simulated import prepare_simulated
+from model.datasets.logs import prepare_logs
 from model.datasets.simulator import simulate
 from model.export import export_run
 from model.materialize import materialize
@@ -25,7 +25,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(workshop: Path) -> Prepared:
     """A small simulation, prepared."""
     made = simulate(workshop / "logs", users=300, days=5, seed=7)
-    return prepare_simulated(workshop / "logs", workshop / "prepared", made.last_day)
+    return prepare_logs(workshop / "logs", workshop / "prepared", made.last_day)
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from feature_store.matrices import UserInputs
-from loadtest.bench.report import claim, report
 from model.artifact.engine import Engine, Provider
+from model.figures import claim, report
 from model.golden import random_candidates, random_users
 
 TILED_CANDIDATES = 200
@@ -43,7 +43,7 @@ def run(artifact: Path | None, threads: int, counts: list[int], device: Provider
 def _untrained(folder: Path) -> Path:
     from feature_store.schema import default_schema
     from model.config import ModelConfig
-    from model.datasets.simulated import default_view
+    from model.datasets.logs import default_view
     from model.export import export_model
     from model.farm import Ranker
     from model.train import Run

@@ -18,13 +18,13 @@ import lightgbm
 import numpy as np
 
 from feature_store.schema import DOMAINS
-from loadtest.bench.bootstrap import FIGURES, Figures, bootstrap, interval, user_draws
 from loadtest.bench.counters import counter_features, static_features
-from loadtest.bench.report import claim, report
 from model.datasets.prepared import Prepared, history_ends
 from model.evaluate import predict
 from model.farm import Ranker
+from model.figures import claim, report
 from model.metrics import MEASURABLE_POSITIVES
+from model.study.bootstrap import FIGURES, Figures, bootstrap, draw_users, interval
 from model.train import load_model, train
 
 DRAWS = 1000
@@ -129,9 +129,9 @@ def _compare(data: Prepared, scores: Scores, task: int) -> dict[str, Any]:
         return {**counts, "measurable": False}
     users, pages = data.samples["user_row"][rows][there], data.samples["page"][rows][there]
     _, user_pages = np.unique(np.stack([users, pages]), axis=1, return_inverse=True)
-    weights = user_draws(users, DRAWS + 1)
+    draws = draw_users(users, DRAWS + 1)
     drawn = {
-        model: [bootstrap(s[there, task], labels[there], users, user_pages.ravel(), weights) for s in per_seed]
+        model: [bootstrap(s[there, task], labels[there], users, user_pages.ravel(), draws) for s in per_seed]
         for model, per_seed in scores.items()
     }
     models = {model: _summary(figures) for model, figures in drawn.items()}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from feature_store.schema import Domain
+from feature_store.schema import DOMAINS, Domain
+from model.datasets.buckets import Bucket, Tables
 from model.datasets.csv_rows import read_csv
 from model.datasets.kuairand_view import (
     GROUPS,
@@ -32,16 +34,18 @@ from model.datasets.source import (
     FLAG_LIMITS,
     SMALL_LIMITS,
     TIME_LIMITS,
+    Check,
     Limits,
     OnError,
     Progress,
     SourceError,
-    finish,
     join_repeats,
     local_day,
+    narrow,
     outcome_columns,
     quiet,
 )
+from model.datasets.writer import write_prepared
 
 LOG_FILES = (
     "log_standard_4_08_to_4_21_pure.csv",
@@ -114,8 +118,6 @@ def prepare_kuairand(
     log = _read_logs(folder, on_error, counts, progress)
     users = _read_users(folder / USER_FILE, on_error, counts)
     videos = _read_videos(folder / VIDEO_FILE, on_error, counts)
-    views = {domain: _views(log, domain, videos, counts) for domain in ("video", "live")}
-    progress(f"{len(views['video']):,} video views, {len(views['live']):,} live views; writing {out}")
     info = PreparedInfo(
         source="kuairand",
         test_from=test_from,
@@ -126,21 +128,26 @@ def prepare_kuairand(
         group_names=GROUPS,
         notes=_notes(counts),
     )
-    columns = [field.name for field in KUAIRAND_SCHEMA.live]
-    events: dict[Domain, pl.DataFrame] = {
-        "video": views["video"].select("user_id", *columns),
-        "live": views["live"].select("user_id", *columns),
-    }
-    return finish(
+    write_prepared(
         out,
         info=info,
         schema=KUAIRAND_SCHEMA,
         view=KUAIRAND_VIEW,
-        events=events,
+        tables={"log": log},
+        build=partial(_build, videos),
         users=users,
         authors=videos.with_columns(duration="video_duration"),
-        samples=_samples(views["live"]),
+        progress=progress,
     )
+    return Prepared.open(out)
+
+
+def _build(videos: pl.DataFrame, tables: Tables) -> Bucket:
+    counts: dict[str, int] = {}
+    views: dict[Domain, pl.DataFrame] = {domain: _views(tables["log"], domain, videos, counts) for domain in DOMAINS}
+    columns = [field.name for field in KUAIRAND_SCHEMA.live]
+    events = {domain: views[domain].select("user_id", *columns) for domain in DOMAINS}
+    return Bucket(events, _samples(views["live"]), counts)
 
 
 def _folder(data: Path) -> Path:
@@ -153,21 +160,22 @@ def _folder(data: Path) -> Path:
     return folder
 
 
-def _read_logs(folder: Path, on_error: OnError, counts: dict[str, int], progress: Progress) -> pl.DataFrame:
+def _read_logs(folder: Path, on_error: OnError, counts: dict[str, int], progress: Progress) -> pl.LazyFrame:
     logs, corrupt = [], 0
     for path in (folder / name for name in LOG_FILES if (folder / name).is_file()):
         progress(f"reading {path.name}")
-        log, dropped = read_csv(path, _LOG_LIMITS, {"date": _date_problem()}, on_error)
-        logs.append(log.with_columns(pl.col(*_LOG_LIMITS).cast(pl.Int64), date=_date()))
+        log, dropped = read_csv(path, _LOG_LIMITS, {"date": _DATE_CHECK}, on_error)
+        logs.append(log.select(*narrow(_LOG_LIMITS), date=_date()))
         corrupt += dropped
     log = pl.concat(logs)
-    counts |= {"log_rows": len(log) + corrupt, "corrupt_log_rows": corrupt, "other_date": _other_dates(log)}
+    rows, other_date = log.select(pl.len(), _is_other_date().sum().alias("other")).collect(engine="streaming").row(0)
+    counts |= {"log_rows": rows + corrupt, "corrupt_log_rows": corrupt, "other_date": other_date}
     return log
 
 
-def _other_dates(log: pl.DataFrame) -> int:
-    """Rows whose `date` is not the day of their time: the release dates some rows around midnight by the hour after."""
-    return len(log.filter(local_day("time_ms", UTC_OFFSET_S) != pl.col("date")))
+def _is_other_date() -> pl.Expr:
+    """`date` is not the day of the row's time: the release dates some rows around midnight by the hour after."""
+    return local_day("time_ms", UTC_OFFSET_S) != pl.col("date")
 
 
 def _date() -> pl.Expr:
@@ -175,40 +183,41 @@ def _date() -> pl.Expr:
     return pl.col("date").str.to_date("%Y%m%d", strict=False)
 
 
-def _date_problem() -> pl.Expr:
-    return pl.when(_date().is_null()).then(pl.format("date is {}, not YYYYMMDD", pl.col("date").fill_null("missing")))
+_DATE_CHECK = Check(_date().is_null(), pl.format("date is {}, not YYYYMMDD", pl.col("date").fill_null("missing")))
 
 
 def _read_users(path: Path, on_error: OnError, counts: dict[str, int]) -> pl.DataFrame:
-    problems = {name: _number_problem(name) for name in _USER_NUMBERS}
-    users, counts["corrupt_user_rows"] = read_csv(
-        path, {"user_id": _IDS}, problems | {"user_active_degree": pl.lit(None, pl.String)}, on_error
-    )
+    checks = {name: _number_check(name) for name in _USER_NUMBERS} | {"user_active_degree": None}
+    users, counts["corrupt_user_rows"] = read_csv(path, {"user_id": _IDS}, checks, on_error)
     group = pl.col("user_active_degree").replace_strict(_GROUP_OF, default=None, return_dtype=pl.String)
     return users.select(
         pl.col("user_id").cast(pl.Int64),
         _index(group, GROUPS).alias("activity_group"),
         *(_number(name) for name in _USER_NUMBERS),
-    )
+    ).collect()
 
 
 def _read_videos(path: Path, on_error: OnError, counts: dict[str, int]) -> pl.DataFrame:
     """One row per video: video_id (as `live_id` too), author_id and attributes, null where missing."""
-    problems = {name: _number_problem(name) for name in _VIDEO_NUMBERS}
-    wrong_tag = ~pl.col("tag").str.contains(r"^\d{1,4}(,\d{1,4})*$")
-    problems["tag"] = pl.when(wrong_tag).then(pl.format("tag is {}, not a list of integers", "tag"))
-    problems |= dict.fromkeys(("upload_type", "video_type"), pl.lit(None, pl.String))
+    wrong_tag = (~pl.col("tag").str.contains(r"^\d{1,4}(,\d{1,4})*$")).fill_null(False)
+    checks: dict[str, Check | None] = {name: _number_check(name) for name in _VIDEO_NUMBERS}
+    checks["tag"] = Check(wrong_tag, pl.format("tag is {}, not a list of integers", "tag"))
+    checks |= {"upload_type": None, "video_type": None}
     limits = {"video_id": _LOG_LIMITS["video_id"], "author_id": _IDS}
-    videos, counts["corrupt_video_rows"] = read_csv(path, limits, problems, on_error)
+    videos, counts["corrupt_video_rows"] = read_csv(path, limits, checks, on_error)
     tags = pl.col("tag").str.split(",").list
-    return videos.unique("video_id", keep="last", maintain_order=True).select(
-        pl.col(*limits).cast(pl.Int64),
-        pl.col("video_id").cast(pl.Int64).alias("live_id"),
-        tags.get(0, null_on_oob=True).cast(pl.Int64).alias("tag"),
-        tags.get(1, null_on_oob=True).cast(pl.Int64).alias("second_tag"),
-        _index(pl.col("upload_type"), UPLOAD_TYPES),
-        _index(pl.col("video_type"), VIDEO_TYPES),
-        *(_number(name) for name in _VIDEO_NUMBERS),
+    return (
+        videos.collect()
+        .unique("video_id", keep="last", maintain_order=True)
+        .select(
+            pl.col(*limits).cast(pl.Int64),
+            pl.col("video_id").cast(pl.Int64).alias("live_id"),
+            tags.get(0, null_on_oob=True).cast(pl.Int64).alias("tag"),
+            tags.get(1, null_on_oob=True).cast(pl.Int64).alias("second_tag"),
+            _index(pl.col("upload_type"), UPLOAD_TYPES),
+            _index(pl.col("video_type"), VIDEO_TYPES),
+            *(_number(name) for name in _VIDEO_NUMBERS),
+        )
     )
 
 
@@ -263,7 +272,7 @@ def _number(name: str) -> pl.Expr:
     return pl.when(number != MISSING_NUMBER).then(number).alias(name)
 
 
-def _number_problem(name: str) -> pl.Expr:
+def _number_check(name: str) -> Check:
     number = pl.col(name).cast(pl.Float64, strict=False)
     sound = number.is_between(MISSING_NUMBER, DURATION_LIMITS[1]).fill_null(pl.col(name).is_null())
-    return pl.when(~sound).then(pl.format(f"{name} is {{}}, not a number", pl.col(name)))
+    return Check(~sound, pl.format(f"{name} is {{}}, not a number", pl.col(name)))

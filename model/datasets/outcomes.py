@@ -1,107 +1,192 @@
-"""What the simulated users do with what they are shown: which acts, and how long they watch.
+"""What the simulated users do with what they are shown: the probability of each act, the acts, and how long they watch.
 
-Letters: V views.
+Log odds are linear in what is planted, so a probability is known exactly.  In a generous mood the strong acts come
+easily and passions do not show.
+Letters: V views, A acts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from feature_store.schema import DOMAINS, Domain
-from model.datasets.world import World
+from model.datasets.world import Planted
 
-Views = dict[str, np.ndarray]
-Odds = dict[tuple[Domain, str], float]
-"""The log odds of each act that make it as frequent as it should be; found on the first day, then kept."""
-
+ACTS = ("click", "effective_view", "long_view", "like", "comment", "gift", "follow", "share")
+TASK_ACTS = {
+    "ctr": "click",
+    "etr": "effective_view",
+    "lvtr": "long_view",
+    "ltr": "like",
+    "cmtr": "comment",
+    "gtr": "gift",
+}
 RATES: dict[str, tuple[float, float]] = {  # of views of the video domain, of the live domain
     "click": (0.60, 0.25),
     "effective_view": (0.42, 0.16),
     "long_view": (0.24, 0.08),
     "like": (0.030, 0.025),
     "comment": (0.006, 0.012),
-    "gift": (0.0, 0.006),
+    "gift": (0.0, 0.008),
     "follow": (0.005, 0.005),
     "share": (0.006, 0.003),
 }
 """Share of views with each act.  The paper's Figure 1a has no numbers: these keep its order and its sparsity."""
 
-ACTED_BEFORE = {"effective_view": "click", "long_view": "effective_view"}  # later acts need an effective view
-DRIVERS = {  # growth of the log odds with: fit of interests, burst, favourite, quality, mood, page and hour
-    "click": (0.9, 1.2, 1.2, 0.4, 0.3, 1.0),
-    "effective_view": (0.7, 0.8, 0.6, 0.3, 0.2, 0.3),
-    "long_view": (0.9, 1.0, 0.8, 0.3, 0.2, 0.3),
-    "like": (0.8, 2.4, 2.0, 0.2, 0.6, 0.0),
-    "comment": (0.7, 2.0, 2.2, 0.2, 0.8, 0.2),
-    "gift": (0.7, 2.6, 2.6, 0.2, 0.8, 0.2),
-    "follow": (0.9, 1.8, 1.0, 0.5, 0.4, 0.0),
-    "share": (0.8, 1.8, 0.8, 0.4, 0.4, 0.0),
+SPREE = 0.7  # how much a passion holds back from strong acts in a generous mood, against what it adds in a calm one
+STRONG_ACTS = ACTS[3:]
+DENSE = 5.0  # how much more frequent strong acts are without sparsity
+ACTED_BEFORE = {"effective_view": "click"} | dict.fromkeys(ACTS[2:], "effective_view")
+
+DRIVERS = ("interest", "memory", "community", "passion", "live_passion", "mood", "quality", "page", "evening")
+_PLANTED_IN = {
+    "interest": "interests",
+    "memory": "memory",
+    "community": "communities",
+    "passion": "video_bursts",
+    "live_passion": "live_bursts",
+    "mood": "live_bursts",
+    "quality": "context",
+    "page": "context",
+    "evening": "context",
 }
-PAGE_EFFECT = np.array([0.0, 0.5, 0.9, -0.4])  # on the log odds
-EVENING_EFFECT = 0.3  # of the log odds at 21 h, against 9 h
+LIVE_WEIGHTS: dict[str, tuple[float, ...]] = {  # growth of the log odds with each driver
+    "click": (1.4, 1.6, 0.9, 0.3, 3.6, 2.8, 0.3, 0.6, 0.3),
+    "effective_view": (0.3, 0.3, 0.2, 0.4, 0.6, 0.5, 0.2, 0.2, 0.1),
+    "long_view": (0.1, 0.2, 0.2, 3.2, 0.4, 0.4, 0.2, 0.2, 0.1),
+    "like": (0.1, 0.2, 0.4, 3.2, 0.8, 0.6, 0.2, 0.0, 0.0),
+    "comment": (0.1, 0.2, 0.4, 3.0, 1.2, 0.8, 0.2, 0.2, 0.0),
+    "gift": (0.1, 0.2, 0.6, 3.0, 1.2, 0.8, 0.2, 0.2, 0.0),
+    "follow": (0.5, 0.5, 0.8, 1.0, 1.0, 1.0, 0.4, 0.0, 0.0),
+    "share": (0.4, 0.4, 0.4, 1.0, 1.0, 1.0, 0.3, 0.0, 0.0),
+}
+VIDEO_WEIGHTS: dict[str, tuple[float, float, float]] = {  # interest, passion, mood
+    "click": (0.8, 0.0, 2.4),
+    "effective_view": (0.8, 0.0, 1.2),
+    "long_view": (0.2, 4.0, 4.0),
+    "like": (0.2, 3.6, 3.4),
+    "comment": (0.2, 3.0, 3.0),
+    "gift": (0.0, 0.0, 0.0),
+    "follow": (0.3, 1.5, 1.5),
+    "share": (0.3, 1.5, 1.5),
+}
+PAGE_EFFECT = np.array([0.0, 0.5, 0.9, -0.4], np.float32)
 LEVELS_MS: dict[Domain, tuple[int, int]] = {"video": (3_000, 18_000), "live": (10_000, 60_000)}  # effective, long view
-LONGEST_MS = 3_600_000
+LONGEST_MS = 20 * 60_000
 
 
-def acts(world: World, views: Views, odds: Odds, rng: np.random.Generator) -> Views:
-    """Which acts each view has.  [V] bool each; what `odds` does not hold yet is put in."""
-    drivers = _drivers(world, views)
-    done: Views = {}
-    for name, weights in DRIVERS.items():
-        before = done.get(ACTED_BEFORE.get(name, "effective_view"), np.ones(len(drivers), bool))
-        done[name] = np.zeros(len(drivers), bool)
-        for domain, rate in zip(DOMAINS, RATES[name], strict=True):
-            ours = views["live"] == (domain == "live")
-            able = np.flatnonzero(ours & before)
-            logits = drivers[able] @ np.array(weights)
-            if (domain, name) not in odds:
-                odds[domain, name] = _intercept(logits, rate * ours.sum() / max(len(able), 1))
-            done[name][able] = rng.random(len(able)) < _sigmoid(logits + odds[domain, name])
-    return done
+def rates(planted: Planted) -> dict[str, tuple[float, float]]:
+    """Share of views with each act, video and live, under the switches."""
+    factor = 1.0 if planted.sparsity else DENSE
+    return {act: (v * factor, o * factor) if act in STRONG_ACTS else (v, o) for act, (v, o) in RATES.items()}
 
 
-def _drivers(world: World, views: Views) -> np.ndarray:
-    """[V, 6], in the order of DRIVERS."""
-    user, author = views["user"], views["author"]
-    return np.stack(
-        [
-            world.affinity(user, author, views["tag"]),
-            world.heat(user, views["tag"], views["time"]),
-            (world.favourites[user] == author[:, None]).any(axis=1),
-            world.quality[author],
-            world.mood[user],
-            PAGE_EFFECT[views["page"]] + EVENING_EFFECT * np.cos((views["hour"] - 21) / 12 * np.pi),
-        ],
-        axis=1,
-    )
+def live_weights(planted: Planted) -> np.ndarray:
+    """[A, drivers] float32, zero where a structure is switched off."""
+    switches = planted.as_dict()
+    on = np.array([switches[_PLANTED_IN[driver]] for driver in DRIVERS], np.float32)
+    return np.array([LIVE_WEIGHTS[act] for act in ACTS], np.float32) * on
 
 
-def _intercept(logits: np.ndarray, share: float) -> float:
-    """What to add to `logits` so that their probabilities have the mean `share`; by bisection."""
-    if share <= 0:
-        return -np.inf
+def video_weights(planted: Planted) -> np.ndarray:
+    """[A, 3] float32"""
+    on = np.array([planted.interests, planted.video_bursts, planted.video_bursts], np.float32)
+    return np.array([VIDEO_WEIGHTS[act] for act in ACTS], np.float32) * on
+
+
+@dataclass(frozen=True)
+class Odds:
+    """The log odds of every act, given the act before it, where no driver speaks; by domain [A] float32."""
+
+    video: np.ndarray
+    live: np.ndarray
+
+    @classmethod
+    def fitted(cls, planted: Planted, video: np.ndarray, live: np.ndarray) -> Odds:
+        """Odds that make acts as frequent as `rates` says: over sample views, from their drivers' log odds [V, A]."""
+        goals = rates(planted)
+        logits = {"video": video, "live": live}
+        found = {d: _fit(logits[d], [goals[act][i] for act in ACTS]) for i, d in enumerate(DOMAINS)}
+        return cls(**found)
+
+    def as_dict(self) -> dict[str, dict[str, float]]:
+        return {d: dict(zip(ACTS, getattr(self, d).tolist(), strict=True)) for d in DOMAINS}
+
+    @classmethod
+    def of_dict(cls, record: dict[str, dict[str, float]]) -> Odds:
+        return cls(**{d: np.array([record[d][act] for act in ACTS], np.float32) for d in DOMAINS})
+
+
+def _fit(logits: np.ndarray, goals: list[float]) -> np.ndarray:
+    """The log odds to add to each act [A], so that its unconditional probability has the mean of its goal."""
+    odds = np.zeros(len(ACTS), np.float32)
+    reached = {"": np.ones(len(logits))}  # probability of the act before, of each view
+    for index, (act, goal) in enumerate(zip(ACTS, goals, strict=True)):
+        before = reached[ACTED_BEFORE.get(act, "")]
+        odds[index] = _intercept(logits[:, index], before, goal)
+        reached[act] = before * sigmoid(logits[:, index] + odds[index])
+    return odds
+
+
+def _intercept(logits: np.ndarray, before: np.ndarray, goal: float) -> float:
+    """By bisection."""
     low, high = -40.0, 40.0
-    for _ in range(40):
+    for _ in range(50):
         middle = (low + high) / 2
-        enough = len(logits) == 0 or _sigmoid(logits + middle).mean() >= share
+        enough = (before * sigmoid(logits + middle)).mean() >= goal
         low, high = (low, middle) if enough else (middle, high)
-    return high
+    return low if goal == 0 else high
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def sigmoid(x: np.ndarray) -> np.ndarray:
     probabilities: np.ndarray = 1 / (1 + np.exp(-x))
     return probabilities
 
 
-def play_times(views: Views, rng: np.random.Generator) -> np.ndarray:
-    """ms watched, true to the acts: below, between or above the levels of an effective and a long view.  [V] int64"""
-    effective, long = (
-        np.where(views["live"], *level) for level in zip(LEVELS_MS["live"], LEVELS_MS["video"], strict=True)
-    )
-    share = rng.random(len(effective))
-    passed = np.minimum(rng.exponential(700, len(effective)), 2_000)  # not clicked: a glance
-    glance = np.where(views["click"], 500 + share * (effective - 500), passed)
-    watched = effective * (long / effective) ** share
-    stayed = np.minimum(long * (1 + rng.lognormal(-0.5, 0.9, len(long))), LONGEST_MS)
-    play = np.where(views["long_view"], stayed, np.where(views["effective_view"], watched, glance))
-    return play.astype(np.int64)
+def live_logits(weights: np.ndarray, drivers: dict[str, np.ndarray], strength: np.ndarray) -> np.ndarray:
+    """What the drivers [V] of live views add to the log odds of every act.  [V, A] float32
+
+    Live passions do not show in a generous mood.  strength [V] is how much the user follows the first five drivers.
+    """
+    calm = 1 - drivers["mood"]
+    stack = np.stack([drivers[name] for name in DRIVERS], axis=1).astype(np.float32)  # [V, drivers]
+    stack[:, :5] *= strength[:, None]
+    stack[:, 4] *= calm
+    logits: np.ndarray = stack @ weights.T
+    return logits
+
+
+def video_combinations(weights: np.ndarray) -> np.ndarray:
+    """Log odds of every act for each of the 8 combinations interest + 2 passion + 4 mood.  [8, A] float32"""
+    bits = (np.arange(8)[:, None] >> np.arange(3)) & 1  # [8, 3]
+    drivers = bits.astype(np.float32)
+    drivers[:, 1] *= np.where(drivers[:, 2] == 1, -SPREE, 1)
+    logits: np.ndarray = drivers @ weights.T
+    return logits
+
+
+def probabilities(logits: np.ndarray) -> dict[str, np.ndarray]:
+    """The unconditional probability of every task's act: its own times those of the acts it needs.  logits [V, A] with
+    the odds added -> [V] float32 by task"""
+    given = sigmoid(logits)
+    reached: dict[str, np.ndarray] = {}
+    for index, act in enumerate(ACTS):
+        before = ACTED_BEFORE.get(act)
+        reached[act] = given[:, index] if before is None else given[:, index] * reached[before]
+    return {task: reached[act] for task, act in TASK_ACTS.items()}
+
+
+def play_times(live: bool, done: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """ms watched, true to the acts: below, between or above the levels of an effective and a long view.  [V] int32"""
+    effective, long = LEVELS_MS["live" if live else "video"]
+    views = len(done["click"])
+    share = rng.random(views, np.float32)
+    play = np.where(done["click"], 500 + share * (effective - 500), share * share * 2_000)  # not clicked: a glance
+    watched = np.flatnonzero(done["effective_view"])
+    play[watched] = effective * np.exp(share[watched] * np.float32(np.log(long / effective)))
+    stayed = np.flatnonzero(done["long_view"])
+    play[stayed] = np.minimum(long * (1 + rng.standard_exponential(len(stayed), np.float32)), LONGEST_MS)
+    whole: np.ndarray = play.astype(np.int32)
+    return np.where(done["effective_view"] & ~done["long_view"], np.clip(whole, effective, long - 1), whole)

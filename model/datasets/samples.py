@@ -75,19 +75,28 @@ def batches(data: Prepared, rows: np.ndarray, size: int) -> Iterator[Batch]:
         yield gather(data, rows[start : start + size], trim=True)
 
 
-def shuffled_batches(data: Prepared, rows: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+def shuffled_batches(
+    data: Prepared,
+    rows: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    rank: int = 0,
+    ranks: int = 1,
+    skip: int = 0,
+) -> Iterator[Batch]:
     """Batches of `size` over `rows` (ascending) in random order, of requests with histories of like length.
 
     The samples of a request stay together, so that its user is computed once.  Histories are short for most users:
     batches of like length, trimmed, are much faster.  Sorting is within windows of random requests, so what meets in a
     batch differs from epoch to epoch.
+    Of `ranks` processes with like generators, each takes every `ranks`-th batch; `skip`: of its batches, those done.
     """
     order = _shuffled_requests(data, rows, rng)
     window = size * WINDOW_BATCHES
     parts = [_by_length(data, order[start : start + window]) for start in range(0, len(order), window)]
-    order = np.concatenate(parts)
+    order = np.concatenate(parts) if parts else order
     starts = rng.permutation(np.arange(0, len(order), size))
-    for start in starts:
+    for start in starts[rank::ranks][skip:]:
         yield gather(data, order[start : start + size], trim=True)
 
 

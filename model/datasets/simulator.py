@@ -1,17 +1,18 @@
-"""Logs of a platform that is not there, in the project's own Parquet format (docs/data.md).
+"""Logs of a platform that is not there, in the project's own format (docs/data.md), with the truth beside them.
 
-Two domains share users, authors and interests; nine views in ten are of videos (paper, Figure 1b); acts are as sparse
-as Figure 1a shows.  What a user does depends on slowly drifting interests, on favourite authors, and on bursts: for
-some hours a user has a passion for one tag, in both domains, which shows in rare strong acts more than in exposure.
+Users watch videos one after the other; now and then a slate of live rooms is ranked and shown.  What they do follows
+the structures of `world.Planted`, and the true probability of every label is written to live_truth.parquet.
+Users are independent of each other, so they are made block after block, in memory that does not grow with them.
 
-Letters: U users, V views.
+Letters: U users of a block, N items (a video or a slate), V views.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,29 +20,76 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from feature_store.schema import DOMAINS, Domain, default_schema
-from model.datasets.outcomes import PAGE_EFFECT, Odds, acts, play_times
+from model.datasets.logs import FORMAT_VERSION, META_FILE
+from model.datasets.outcomes import (
+    ACTED_BEFORE,
+    ACTS,
+    PAGE_EFFECT,
+    TASK_ACTS,
+    Odds,
+    live_logits,
+    live_weights,
+    play_times,
+    probabilities,
+    sigmoid,
+    video_combinations,
+    video_weights,
+)
 from model.datasets.prepared import whole_folder
-from model.datasets.simulated import FORMAT_VERSION, META_FILE
 from model.datasets.source import Progress, local_midnight, quiet
-from model.datasets.world import GROUPS, VIEWS_PER_DAY, World
+from model.datasets.world import (
+    COMMUNITIES,
+    FAMILIAR,
+    FIRST_AUTHOR_ID,
+    GROUP_SHARES,
+    GROUPS,
+    INTERESTS,
+    TAGS,
+    VIEWS_PER_DAY,
+    Authors,
+    People,
+    Planted,
+    community_of,
+    holds,
+)
 
 UTC_OFFSET_S = 8 * 3600
 FIRST_DAY = date(2025, 1, 1)
-FIRST_AUTHOR_ID = 100_001
 
-LIVE_SHARE = 0.1  # of all views (paper, Figure 1b)
 BEHAVIOURS = default_schema().behaviours
-PAGE_SHARES: dict[Domain, tuple[float, ...]] = {"video": (0.70, 0.20, 0.07, 0.03), "live": (0.60, 0.25, 0.10, 0.05)}
-SESSION_HOURS = ((7.0, 11.0), (12.0, 17.0), (18.5, 22.5))  # in which the day's sessions begin
+LIVE_SHARE = 0.1  # of all views (paper, Figure 1b)
+LIVE_SHARE_EVEN = 0.5  # without the switch `exposure`
+SLATE = 5  # live rooms that are ranked and shown together
+SESSIONS_BEGIN = ((7.0, 11.0), (12.0, 17.0), (18.5, 22.0))  # hours in which the day's sessions begin
 SESSION_SHARES = (0.20, 0.25, 0.55)
-EXPOSURE = {"interest": 0.25, "burst": 0.08, "favourite": 0.06}  # shares of views; the rest goes by popularity
-GAP_MS = 1_500  # between views of a session, on average
+GAP_MS = 1_500  # between items, on average
+PAGE_SHARES: dict[Domain, tuple[float, ...]] = {"video": (0.70, 0.20, 0.07, 0.03), "live": (0.60, 0.25, 0.10, 0.05)}
+VIDEO_INTEREST = 0.50  # share of videos of a tag of interest; the rest is of any tag
+VIDEO_COMMUNITY = 0.30  # share of videos by authors of the user's community
+LIVE_FAMILIAR = 0.40  # share of live rooms by familiar authors
+LIVE_COMMUNITY = 0.20  # by authors of the user's community; the rest is anyone's
+MEMORY_VIEWS = 40  # live views after which a room is forgotten
+BLOCK_VIEWS = 1_000_000  # of a block, about
+PLANTED_FOR = {  # the ablation that takes away the module a structure is for, and the tasks it speaks in
+    "no_video_frequency": ("video_bursts", ("lvtr", "ltr")),
+    "no_live_frequency": ("live_bursts", ("lvtr", "ltr")),
+    "no_align": ("communities", ("ctr", "etr")),
+    "no_fuse": ("memory", ("ctr", "etr")),
+}
 
 _TYPES = {"user_id": pa.int64(), "author_id": pa.int64(), "live_id": pa.int64(), "view_id": pa.int64()}
-_TYPES |= {"event_time": pa.int64(), "play_time": pa.int32(), "activity_group": pa.int8()}
+_TYPES |= {"event_time": pa.int64(), "request_time": pa.int64(), "play_time": pa.int32(), "activity_group": pa.int8()}
 _TYPES |= dict.fromkeys(("page", "tag", "cluster"), pa.int16()) | dict.fromkeys(BEHAVIOURS, pa.int8())
+_TYPES |= dict.fromkeys(TASK_ACTS, pa.float32())
 _SHARED = ("user_id", "author_id", "view_id", "event_time", "play_time", "page", "tag", *BEHAVIOURS)
-_COLUMNS: dict[str, tuple[str, ...]] = {"video": _SHARED, "live": (*_SHARED, "live_id", "cluster")}
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "video_events": _SHARED,
+    "live_events": (*_SHARED, "live_id", "cluster", "request_time"),
+    "live_truth": ("user_id", "view_id", *TASK_ACTS),
+    "users": ("user_id", "activity_group"),
+    "authors": ("author_id", "live_id", "tag", "cluster"),
+}
+Columns = dict[str, np.ndarray]
 
 
 class Simulation(BaseModel):
@@ -58,25 +106,12 @@ class Simulation(BaseModel):
     group_names: tuple[str, ...] = GROUPS
     views: dict[str, int] = {}
     rates: dict[str, dict[str, float]] = {}  # measured
+    simulation: dict[str, Any] = {}  # for the oracle and the study
 
     @property
     def last_day(self) -> date:
         """The day to test on."""
         return self.first_day + timedelta(days=self.days - 1)
-
-
-@dataclass
-class _Tally:
-    views: int = 0
-    acts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BEHAVIOURS, 0))
-
-    def add(self, columns: dict[str, np.ndarray]) -> None:
-        self.views += len(columns["user_id"])
-        for name in BEHAVIOURS:
-            self.acts[name] += int(columns[name].sum())
-
-    def rates(self) -> dict[str, float]:
-        return {name: count / max(self.views, 1) for name, count in self.acts.items()}
 
 
 def simulate(
@@ -86,122 +121,311 @@ def simulate(
     seed: int = 0,
     authors: int | None = None,
     first_day: date = FIRST_DAY,
+    planted: Planted | None = None,
     progress: Progress = quiet,
 ) -> Simulation:
-    """Write video_events, live_events, users and authors (.parquet) and meta.json into `out`, whole or not at all.
+    """Write video_events, live_events, live_truth, users, authors (.parquet) and meta.json into `out`, or nothing.
 
-    authors: two for every three users, at least 100, unless given.  The same arguments write the same
-    contents, and more days begin with the same ones.  A user has 52 views a day on average.
+    authors: two for every three users, rounded up to a multiple of 576, unless given.  planted: everything, unless
+    given.  The same arguments write the same contents.  A user has 52 views a day on average.
     ValueError when there is no user or no day.
 
-    Example: ``simulate("logs", users=3000, days=8, seed=1)``
+    Example: ``simulate("logs", users=3000, days=8, seed=1, planted=Planted().without("memory"))``
     """
-    if users < 1 or not 1 <= days <= 1_000 or (authors is not None and authors < 100):
-        raise ValueError("at least one user, 1 to 1000 days, and at least 100 authors")
-    authors = max(100, users * 2 // 3) if authors is None else authors
-    info = Simulation(seed=seed, users=users, authors=authors, first_day=first_day, days=days)
+    if users < 1 or not 1 <= days <= 1_000 or (authors is not None and authors < 1):
+        raise ValueError("at least one user, 1 to 1000 days, and at least one author")
+    planted = Planted() if planted is None else planted
+    catalogue = Authors.create(max(1, users * 2 // 3) if authors is None else authors, days, seed)
+    info = Simulation(seed=seed, users=users, authors=catalogue.count, first_day=first_day, days=days)
     with whole_folder(Path(out), marker=META_FILE) as folder:
-        world = World.create(users, authors, np.random.default_rng([seed, 0]))
-        tallies = _write_days(folder, world, info, progress)
-        people = {"user_id": np.arange(1, users + 1), "activity_group": world.group}
-        pq.write_table(_table(people), folder / "users.parquet")
-        info.views = {domain: tally.views for domain, tally in tallies.items()}
-        info.rates = {domain: tally.rates() for domain, tally in tallies.items()}
+        platform = Platform(info, catalogue, planted)
+        with _Writers(folder) as writers:
+            for block in range(platform.blocks):
+                for name, columns in platform.block(block).items():
+                    writers.write(name, columns)
+                progress(f"users {min(users, (block + 1) * platform.block_users):,} of {users:,}")
+            for day in range(days):
+                writers.write("authors", _rooms(catalogue, day))
+        info.views, info.rates = writers.views, writers.rates()
+        info.simulation = platform.as_dict()
         (folder / META_FILE).write_text(info.model_dump_json(indent=1) + "\n")
     return info
 
 
-def _write_days(folder: Path, world: World, info: Simulation, progress: Progress) -> dict[Domain, _Tally]:
-    files = {domain: folder / f"{domain}_events.parquet" for domain in DOMAINS}
-    writers = {domain: pq.ParquetWriter(files[domain], _arrow_schema(_COLUMNS[domain])) for domain in DOMAINS}
-    rooms = pq.ParquetWriter(folder / "authors.parquet", _arrow_schema(("author_id", "live_id", "tag", "cluster")))
-    tallies: dict[Domain, _Tally] = {domain: _Tally() for domain in DOMAINS}
-    odds: Odds = {}
-    for day in range(info.days):
-        rng = np.random.default_rng([info.seed, day + 1])
-        world.next_day(day, rng)
-        views = _day(world, day, info, odds, rng)
-        views["view_id"] = np.arange(1, len(views["user_id"]) + 1) + sum(t.views for t in tallies.values())
+class _Writers:
+    """The files of a log folder, written piece by piece, and what went into them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = {name: pq.ParquetWriter(folder / f"{name}.parquet", _schema(name)) for name in _COLUMNS}
+        self.views = dict.fromkeys(DOMAINS, 0)
+        self.acts = {domain: dict.fromkeys(BEHAVIOURS, 0) for domain in DOMAINS}
+
+    def __enter__(self) -> _Writers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def write(self, name: str, columns: Columns) -> None:
+        arrays = [pa.array(columns[c].astype(_TYPES[c].to_pandas_dtype(), copy=False)) for c in _COLUMNS[name]]
+        self.files[name].write_table(pa.table(arrays, schema=_schema(name)))
         for domain in DOMAINS:
-            mine = {name: values[views["live"] == (domain == "live")] for name, values in views.items()}
-            tallies[domain].add(mine)
-            writers[domain].write_table(_table({name: mine[name] for name in _COLUMNS[domain]}))
-        rooms.write_table(_table(_rooms(world, day)))
-        progress(f"day {day + 1} of {info.days}: {len(views['user_id']):,} views")
-    for writer in (*writers.values(), rooms):
-        writer.close()
-    return tallies
+            if name == f"{domain}_events":
+                self.views[domain] += len(columns["user_id"])
+                for act in BEHAVIOURS:
+                    self.acts[domain][act] += int(np.count_nonzero(columns[act]))
+
+    def rates(self) -> dict[str, dict[str, float]]:
+        return {d: {a: n / max(self.views[d], 1) for a, n in acts.items()} for d, acts in self.acts.items()}
 
 
-def _day(world: World, day: int, info: Simulation, odds: Odds, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The views of a day in order of time, by column, [V] each; `live` says which domain."""
-    user, session = _sessions(world, rng)
-    first, last = np.array(SESSION_HOURS).T
-    begin = rng.uniform(first, last, (len(world.group), len(SESSION_HOURS)))  # [U, 3]
-    hour = begin[user, session]
-    live = rng.random(len(user)) < LIVE_SHARE
-    views = {"user": user, "live": live, "hour": hour, "time": 24.0 * day + hour}
-    views["author"] = _show(world, views, rng)
-    views["tag"] = np.where(live, world.room_tag[views["author"]], world.content_tags(views["author"], rng))
-    pages = [rng.choice(len(PAGE_EFFECT), len(user), p=PAGE_SHARES[domain]) for domain in DOMAINS]
-    views["page"] = np.where(live, pages[1], pages[0])
-    views |= acts(world, views, odds, rng)
-    views["play_time"] = play_times(views, rng)
-    start_ms = hour * 3_600_000 + _elapsed_ms(user * len(SESSION_HOURS) + session, views["play_time"], rng)
-    views["event_time"] = local_midnight(info.first_day, info.utc_offset_s) + 86_400_000 * day + start_ms
-    views["user_id"] = user + 1
-    views["author_id"] = views["author"] + FIRST_AUTHOR_ID
-    views["live_id"] = _live_ids(world, day)[views["author"]]
-    views["cluster"] = world.cluster[views["author"]]
-    order = np.argsort(views["event_time"], kind="stable")
-    order = order[start_ms[order] < 86_400_000]  # a session ends with its day
-    return {name: values[order] for name, values in views.items()}
+@dataclass(frozen=True)
+class Items:
+    """What a block's users are shown, in the order of (user, day, session, time).  A slate counts as one item."""
+
+    segment: np.ndarray  # [N] (user, day, session) as one number
+    user: np.ndarray  # [N] row in the block
+    day: np.ndarray  # [N]
+    evening: np.ndarray  # [N] bool
+    slate: np.ndarray  # [N] bool
+    video: np.ndarray  # [N] videos of the user before the item
+    request: np.ndarray  # [N] slates of the user before the item
+
+    @classmethod
+    def draw(cls, group: np.ndarray, days: int, slate_share: float, rng: np.random.Generator) -> Items:
+        """group: [U]"""
+        views = np.array(VIEWS_PER_DAY)[group] / (1 + (SLATE - 1) * slate_share)  # [U] items a day
+        sessions = rng.multinomial(rng.poisson(views[:, None], (len(group), days)), SESSION_SHARES)  # [U, D, 3]
+        segment = np.repeat(np.arange(sessions.size, dtype=np.int32), sessions.ravel())
+        slate = rng.random(len(segment), np.float32) < slate_share
+        user = segment // np.int32(days * 3)
+        first = np.searchsorted(user, np.arange(len(group)))
+        return cls(
+            segment=segment,
+            user=user,
+            day=segment // np.int32(3) % np.int32(days),
+            evening=segment % np.int32(3) == 2,
+            slate=slate,
+            video=_before(~slate, first, user),
+            request=_before(slate, first, user),
+        )
 
 
-def _sessions(world: World, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """User and session (0, 1, 2) of each view of a day, in order of both.  [V], [V]"""
-    counts = rng.poisson(np.array(VIEWS_PER_DAY)[world.group])  # [U]
-    user = np.repeat(np.arange(len(counts)), counts)
-    session = rng.choice(len(SESSION_SHARES), len(user), p=SESSION_SHARES)
-    order = np.lexsort((session, user))
-    return user, session[order]
+def _before(flags: np.ndarray, first: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """How many flags of the same user are set before each item.  [N] int32"""
+    before = np.cumsum(flags, dtype=np.int32) - flags
+    return before - np.append(before, 0)[first][user]
 
 
-def _show(world: World, views: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Whom each view shows: by interest, burst or favourite for some, by popularity for the rest.  [V]"""
-    user = views["user"]
-    why = rng.choice(4, len(user), p=[*EXPOSURE.values(), 1 - sum(EXPOSURE.values())])
-    tags = np.full(len(user), -1)
-    by_interest = np.flatnonzero(why == 0)
-    tags[by_interest] = world.wanted_tags(user[by_interest], rng)
-    tags = np.where(why == 1, world.burst_tags(user, views["time"]), tags)
-    picked = [world.pick_authors(domain, tags, rng) for domain in DOMAINS]
-    favourite = world.favourites[user, rng.integers(0, world.favourites.shape[1], len(user))]
-    return np.where(why == 2, favourite, np.where(views["live"], picked[1], picked[0]))
+class Platform:
+    """The simulated platform: block after block of users."""
+
+    def __init__(self, info: Simulation, authors: Authors, planted: Planted) -> None:
+        self.info, self.authors, self.planted = info, authors, planted
+        share = LIVE_SHARE if planted.exposure else LIVE_SHARE_EVEN
+        self.slate_share = share / (SLATE - (SLATE - 1) * share)
+        self.block_users = max(1, BLOCK_VIEWS // (52 * info.days))
+        self.blocks = -(-info.users // self.block_users)
+        self.video_logits = video_combinations(video_weights(planted))  # [8, A]
+        self.live_weights = live_weights(planted)
+        pilot = _Block(self, 0)
+        combinations = self.video_logits[pilot.videos()[1]]
+        self.odds = Odds.fitted(planted, combinations, self.live_logits(pilot, pilot.rooms()))
+
+    def block(self, number: int) -> dict[str, Columns]:
+        """The log tables of one block of users."""
+        return _Block(self, number).tables()
+
+    def live_logits(self, block: _Block, rooms: Columns) -> np.ndarray:
+        """What the drivers add to the log odds of live views.  [V, A]"""
+        return live_logits(self.live_weights, rooms, block.people.strength[rooms["user"]])
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the oracle and the study are told."""
+        switches = self.planted.as_dict()
+        return {
+            "seed": self.info.seed,
+            "days": self.info.days,
+            "first_day": self.info.first_day.isoformat(),
+            "authors": self.authors.count,
+            "structures": switches,
+            "null": self.planted == Planted.nothing(),
+            "planted": {name: list(tasks) for name, (switch, tasks) in PLANTED_FOR.items() if switches[switch]},
+            "odds": self.odds.as_dict(),
+        }
 
 
-def _elapsed_ms(segment: np.ndarray, play_time: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """When each view begins, ms after its session (views of a `segment` are neighbours).  [V]"""
-    taken = play_time + 300 + rng.exponential(GAP_MS, len(segment))
-    before = np.cumsum(taken) - taken
-    first = np.flatnonzero(np.diff(segment, prepend=-1))
-    return before - np.repeat(before[first], np.diff(first, append=len(segment)))
+class _Block:
+    """A block of users: who they are, what they are shown and what they do."""
+
+    def __init__(self, platform: Platform, number: int) -> None:
+        info = platform.info
+        self.platform, self.authors, self.planted = platform, platform.authors, platform.planted
+        self.first_user = number * platform.block_users
+        users = min(platform.block_users, info.users - self.first_user)
+        self.rng = np.random.default_rng([info.seed, 1, number])
+        group = self.rng.choice(len(GROUPS), users, p=GROUP_SHARES)
+        self.items = Items.draw(group, info.days, platform.slate_share, self.rng)
+        most = [int(counter.max(initial=0)) + 1 for counter in (self.items.video, self.items.request)]
+        self.people = People.create(group, most[0], most[1], self.authors, self.planted, self.rng)
+        self.group = group
+
+    def videos(self) -> tuple[Columns, np.ndarray]:
+        """The videos shown, by column, and the combination of drivers of each.  [V]"""
+        place = np.flatnonzero(~self.items.slate)
+        user, video, rng = self.items.user[place], self.items.video[place], self.rng
+        tag = self._video_tags(user, video)
+        own = rng.random(len(place), np.float32) < VIDEO_COMMUNITY * self.planted.communities
+        anyone = rng.integers(0, COMMUNITIES, len(place), np.uint8)
+        community = np.where(own, self.people.community[user], anyone)
+        author = self.authors.pick(tag, community, rng.random(len(place), np.float32))
+        combination = holds(self.people.interest_mask(user, video), tag).astype(np.uint8)
+        combination |= holds(self.people.passion_mask(user, video), tag).astype(np.uint8) << 1
+        combination |= self.people.generous_video(user, video).astype(np.uint8) << 2
+        page = _pages("video", len(place), rng)
+        return {"place": place, "user": user, "tag": tag, "author": author, "page": page}, combination
+
+    def _video_tags(self, user: np.ndarray, video: np.ndarray) -> np.ndarray:
+        rng, people = self.rng, self.people
+        tag = rng.integers(0, TAGS, len(user), np.uint8).astype(np.int64)
+        shown = VIDEO_INTEREST * (self.planted.interests or self.planted.video_bursts)
+        liked = np.flatnonzero(rng.random(len(user), np.float32) < shown)
+        tag[liked] = people.interest_of(user[liked], video[liked], rng.integers(0, INTERESTS, len(liked)))
+        return tag
+
+    def rooms(self) -> Columns:
+        """The live rooms shown, by column, the drivers among them.  [V], SLATE neighbours to a request"""
+        slates = np.flatnonzero(self.items.slate)
+        place = np.repeat(slates, SLATE)
+        user, video, day = (column[place] for column in (self.items.user, self.items.video, self.items.day))
+        author = self._live_authors(user, len(slates))
+        tag, cluster = self.authors.room_tag[author, day], self.authors.cluster[author]
+        interests = self.people.interest_mask(user, video)
+        page = np.repeat(_pages("live", len(slates), self.rng), SLATE)
+        return {
+            "place": place,
+            "user": user,
+            "author": author,
+            "tag": tag,
+            "cluster": cluster,
+            "page_number": page,
+            "interest": holds(interests, tag),
+            "memory": self._remembered(user, author, tag, interests),
+            "community": community_of(author) == self.people.community[user],
+            "passion": holds(self.people.passion_mask(user, video), tag),
+            "live_passion": holds(self.people.live_passion_mask[user], cluster),
+            "mood": self.people.generous_live(user, self.items.request[place]),
+            "quality": self.authors.quality[author],
+            "page": PAGE_EFFECT[page],
+            "evening": self.items.evening[place],
+        }
+
+    def _live_authors(self, user: np.ndarray, slates: int) -> np.ndarray:
+        """[V]; the familiar authors of one slate are different ones."""
+        rng, views = self.rng, slates * SLATE
+        why = rng.random(views, np.float32)
+        own = (why >= LIVE_FAMILIAR) & (why < LIVE_FAMILIAR + LIVE_COMMUNITY * self.planted.communities)
+        community = np.where(own, self.people.community[user], rng.integers(0, COMMUNITIES, views))
+        author = self.authors.pick(rng.integers(0, TAGS, views), community, rng.random(views, np.float32))
+        which = (np.repeat(rng.integers(0, FAMILIAR, slates), SLATE) + np.tile(3 * np.arange(SLATE), slates)) % FAMILIAR
+        return np.where(why < LIVE_FAMILIAR, self.people.familiar[user, which], author)
+
+    def _remembered(self, user: np.ndarray, author: np.ndarray, tag: np.ndarray, interests: np.ndarray) -> np.ndarray:
+        """Whether the room of the author that the user saw last was on a topic that is of interest now.  [V] bool"""
+        order = np.argsort(user * np.int64(self.authors.count) + author, kind="stable")
+        earlier, now = order[:-1], order[1:]
+        apart = now - earlier
+        same = (user[now] == user[earlier]) & (author[now] == author[earlier]) & (apart <= MEMORY_VIEWS)
+        same &= now // SLATE != earlier // SLATE
+        remembered = np.zeros(len(user), bool)
+        remembered[now[same]] = holds(interests[now[same]], tag[earlier[same]])
+        return remembered
+
+    def tables(self) -> dict[str, Columns]:
+        videos, combination = self.videos()
+        rooms = self.rooms()
+        logits = self.platform.live_logits(self, rooms) + self.platform.odds.live
+        given = sigmoid(self.platform.video_logits + self.platform.odds.video)  # [8, A]
+        videos |= _acts(given.T, combination, self.rng)
+        rooms |= _acts(sigmoid(logits).T, None, self.rng)
+        videos["play_time"], rooms["play_time"] = (
+            play_times(live, table, self.rng) for live, table in ((False, videos), (True, rooms))
+        )
+        self._set_times(videos, rooms)
+        self._set_ids(videos, rooms)
+        rooms["page"] = rooms["page_number"]
+        truth = {"user_id": rooms["user_id"], "view_id": rooms["view_id"], **probabilities(logits)}
+        users = {"user_id": self.first_user + 1 + np.arange(len(self.group)), "activity_group": self.group}
+        return {"video_events": videos, "live_events": rooms, "live_truth": truth, "users": users}
+
+    def _set_times(self, videos: Columns, rooms: Columns) -> None:
+        """Items follow each other within a session, and the rooms of a slate within their request."""
+        items, days = self.items, self.platform.info.days
+        slates = rooms["play_time"].reshape(-1, SLATE).astype(np.int64)
+        taken = (300 + GAP_MS * self.rng.standard_exponential(len(items.user), np.float32)).astype(np.int64)
+        taken[videos["place"]] += videos["play_time"]
+        taken[rooms["place"][::SLATE]] += slates.sum(1)
+        before = np.cumsum(taken) - taken
+        first = np.flatnonzero(np.diff(items.segment, prepend=-1))
+        begin = self._sessions_begin(len(self.group) * days)[items.segment[first]] - before[first]
+        start = before + np.repeat(begin, np.diff(first, append=len(before)))
+        videos["event_time"] = start[videos["place"]]
+        rooms["request_time"] = start[rooms["place"]]
+        rooms["event_time"] = rooms["request_time"] + (np.cumsum(slates, axis=1) - slates).ravel()
+
+    def _sessions_begin(self, user_days: int) -> np.ndarray:
+        """ms since 1970 of every (user, day, session).  [U D 3] int64"""
+        info = self.platform.info
+        hours = self.rng.uniform(*np.array(SESSIONS_BEGIN).T, (user_days, len(SESSIONS_BEGIN)))
+        day = np.tile(np.arange(info.days), user_days // info.days)[:, None]
+        midnight = local_midnight(info.first_day, info.utc_offset_s)
+        begin: np.ndarray = (midnight + 86_400_000 * day + (3_600_000 * hours).astype(np.int64)).ravel()
+        return begin
+
+    def _set_ids(self, videos: Columns, rooms: Columns) -> None:
+        """A view's number counts its user's views of the domain, so it is the user's own."""
+        for table in (videos, rooms):
+            user = table["user"].astype(np.int64)
+            first = np.searchsorted(user, np.arange(len(self.group)))
+            table["user_id"] = self.first_user + 1 + user
+            table["view_id"] = 1 + np.arange(len(user)) - np.append(first, 0)[user]
+            table["author_id"] = FIRST_AUTHOR_ID + table["author"]
+        rooms["live_id"] = self.authors.live_id(rooms["author"], self.items.day[rooms["place"]])
 
 
-def _live_ids(world: World, day: int) -> np.ndarray:
-    """Every author has one live room a day.  [A]"""
-    return 1 + day * len(world.author_tag) + np.arange(len(world.author_tag))
+def _acts(given: np.ndarray, combination: np.ndarray | None, rng: np.random.Generator) -> Columns:
+    """Draw every act of V views.  given [A, V], or [A, 8] by combination [V]: probabilities given the act before."""
+    views = given.shape[1] if combination is None else len(combination)
+    done: Columns = {}
+    able: dict[str, np.ndarray] = {}
+    for index, act in enumerate(ACTS):
+        before = ACTED_BEFORE.get(act)
+        done[act] = np.zeros(views, bool)
+        if before is not None and before not in able:
+            able[before] = np.flatnonzero(done[before])
+        who = np.arange(views) if before is None else able[before]
+        chance = given[index][who if combination is None else combination[who]]
+        done[act][who] = rng.random(len(who), np.float32) < chance
+    return done
 
 
-def _rooms(world: World, day: int) -> dict[str, np.ndarray]:
-    authors = np.arange(len(world.author_tag)) + FIRST_AUTHOR_ID
-    return {"author_id": authors, "live_id": _live_ids(world, day), "tag": world.room_tag, "cluster": world.cluster}
+def _pages(domain: Domain, count: int, rng: np.random.Generator) -> np.ndarray:
+    shares = np.cumsum(PAGE_SHARES[domain])[:-1].astype(np.float32)
+    pages: np.ndarray = np.searchsorted(shares, rng.random(count, np.float32)).astype(np.int16)
+    return pages
 
 
-def _arrow_schema(names: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([(name, _TYPES[name]) for name in names])
+def _rooms(authors: Authors, day: int) -> Columns:
+    number = np.arange(authors.count)
+    live_id = authors.live_id(number, np.full(authors.count, day))
+    return {
+        "author_id": FIRST_AUTHOR_ID + number,
+        "live_id": live_id,
+        "tag": authors.room_tag[:, day],
+        "cluster": authors.cluster,
+    }
 
 
-def _table(columns: dict[str, np.ndarray]) -> pa.Table:
-    arrays = [pa.array(values.astype(_TYPES[name].to_pandas_dtype())) for name, values in columns.items()]
-    return pa.table(arrays, schema=_arrow_schema(tuple(columns)))
+def _schema(name: str) -> pa.Schema:
+    return pa.schema([(column, _TYPES[column]) for column in _COLUMNS[name]])

@@ -1,19 +1,17 @@
-"""What every source of PREPARED data shares: corrupt rows, outcomes of views, splits, and the way out."""
+"""What every source of PREPARED data shares: corrupt rows, repeats, outcomes of views, local days."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import reduce
 from operator import or_
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 
-from feature_store.schema import MISSING, Domain, RecordSchema
-from feature_store.view import ModelView
-from model.datasets.prepared import Prepared, PreparedInfo, write_prepared
+from feature_store.schema import MISSING, RecordSchema
 
 OnError = Literal["stop", "skip"]
 Progress = Callable[[str], None]
@@ -22,7 +20,6 @@ Limits = Mapping[str, tuple[int, int]]
 
 ROW = "_row"
 """The column that carries where a row came from: its line in a text file, its row in a Parquet file."""
-PROBLEM = "_problem"
 
 ID_LIMITS = (MISSING + 1, 2**63 - 1)
 TIME_LIMITS = (0, 2**42)  # ms since 1970, to the year 2109: microseconds taken for milliseconds are refused
@@ -32,43 +29,67 @@ FLAG_LIMITS = (0, 1)
 
 
 class SourceError(ValueError):
-    """A source cannot be prepared: a file is not there, rows are corrupt, or a split would be empty."""
+    """A source cannot be prepared: a file is not there, or rows are corrupt."""
 
 
 def quiet(_: str) -> None:
     """The progress of a caller that asks for none."""
 
 
-def integer_problem(name: str, limits: tuple[int, int]) -> pl.Expr:
-    """What is wrong with a column that must hold an integer within `limits`; null where nothing is."""
+@dataclass(frozen=True)
+class Check:
+    """What makes a row corrupt (a condition, never null), and how to say it.  Only corrupt rows are put in words."""
+
+    corrupt: pl.Expr
+    problem: pl.Expr
+
+
+def integer_check(name: str, limits: tuple[int, int]) -> Check:
+    """A column that must hold an integer within `limits`, or the text of one."""
     low, high = limits
     sound = pl.col(name).cast(pl.Int64, strict=False).is_between(low, high).fill_null(False)
     shown = pl.col(name).cast(pl.String).fill_null("missing")
-    return pl.when(~sound).then(pl.format(f"{name} is {{}}, not an integer from {low} to {high}", shown))
+    return Check(~sound, pl.format(f"{name} is {{}}, not an integer from {low} to {high}", shown))
 
 
-def first_problem(problems: Sequence[pl.Expr]) -> pl.Expr:
-    return pl.coalesce(*problems).alias(PROBLEM)
+def integer_checks(limits: Limits) -> list[Check]:
+    return [integer_check(name, bounds) for name, bounds in limits.items()]
 
 
-def integer_problems(limits: Limits) -> list[pl.Expr]:
-    return [integer_problem(name, bounds) for name, bounds in limits.items()]
-
-
-def keep_sound(frame: pl.DataFrame, where: str, unit: str, on_error: OnError) -> tuple[pl.DataFrame, int]:
-    """The rows without a PROBLEM, and how many were dropped.
+def keep_sound(
+    rows: pl.LazyFrame, checks: Sequence[Check], where: str, unit: str, on_error: OnError
+) -> tuple[pl.LazyFrame, int]:
+    """The rows that pass all checks, without ROW, and how many are left out.  Scans the rows once to know.
 
     where: the file.  unit: what ROW counts, "line" or "row".  With "stop", SourceError names the file, the first
     corrupt row, what is wrong with it, and how many there are.
     """
-    corrupt = frame.filter(pl.col(PROBLEM).is_not_null())
-    if len(corrupt) and on_error == "stop":
-        row, problem = corrupt.sort(ROW).select(ROW, PROBLEM).row(0)
+    corrupt = pl.any_horizontal([check.corrupt for check in checks])
+    figures = rows.select(rows=pl.len(), corrupt=corrupt.sum(), first=pl.col(ROW).filter(corrupt).min())
+    total, dropped, first = figures.collect(engine="streaming").row(0)
+    if not dropped:
+        return rows.drop(ROW), 0
+    if on_error == "stop":
+        words = pl.coalesce([pl.when(check.corrupt).then(check.problem) for check in checks])
+        problem = rows.filter(pl.col(ROW) == first).select(words).collect(engine="streaming").item()
         raise SourceError(
-            f"{where}: {unit} {row}: {problem}; {len(corrupt)} of {len(frame)} rows are corrupt"
+            f"{where}: {unit} {first}: {problem}; {dropped} of {total} rows are corrupt"
             " (to leave them out: on_error='skip')"
         )
-    return frame.filter(pl.col(PROBLEM).is_null()).drop(ROW, PROBLEM), len(corrupt)
+    return rows.filter(~corrupt).drop(ROW), dropped
+
+
+def narrow(limits: Limits) -> list[pl.Expr]:
+    """Integer columns, sound by `limits`, in the narrowest signed dtype that holds them."""
+    return [pl.col(name).cast(_narrowest(bounds)) for name, bounds in limits.items()]
+
+
+def _narrowest(limits: tuple[int, int]) -> type[pl.DataType]:
+    low, high = limits
+    for bits, dtype in ((8, pl.Int8), (16, pl.Int16), (32, pl.Int32)):
+        if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1):
+            return dtype
+    return pl.Int64
 
 
 def join_repeats(rows: pl.DataFrame, view: Sequence[str], joined: Sequence[str]) -> pl.DataFrame:
@@ -98,37 +119,3 @@ def local_midnight(day: date, utc_offset_s: int) -> int:
 def local_day(time_ms: str, utc_offset_s: int) -> pl.Expr:
     """The local date of a column of ms since 1970."""
     return pl.from_epoch(pl.col(time_ms) + utc_offset_s * 1000, time_unit="ms").dt.date()
-
-
-def finish(
-    out: str | Path,
-    *,
-    info: PreparedInfo,
-    schema: RecordSchema,
-    view: ModelView,
-    events: dict[Domain, pl.DataFrame],
-    users: pl.DataFrame,
-    authors: pl.DataFrame,
-    samples: pl.DataFrame,
-) -> Prepared:
-    """Write and open.  SourceError when a split would be empty."""
-    _refuse_empty_splits(samples["day"], info.test_from)
-    sizes = {f"{domain}_events": len(frame) for domain, frame in events.items()}
-    sizes |= {"samples": len(samples), "users": users["user_id"].n_unique(), "lives": len(authors)}
-    frames: dict[str, Any] = {"events": events, "users": users, "authors": authors, "samples": samples}
-    info = info.model_copy(update={"counts": info.counts | sizes})
-    return Prepared.open(write_prepared(out, info=info, schema=schema, view=view, **frames))
-
-
-def _refuse_empty_splits(days: pl.Series, test_from: date) -> None:
-    if days.is_empty():
-        raise SourceError("no impression of the live domain: there is nothing to learn from")
-    valid = test_from - timedelta(days=1)
-    rows = {"training": (days < valid).sum(), "validation": (days == valid).sum(), "test": (days >= test_from).sum()}
-    empty = [name for name, count in rows.items() if not count]
-    if empty:
-        there = days.sort()
-        raise SourceError(
-            f"test from {test_from}: no {' and no '.join(empty)} sample; samples are of {there[0]} to {there[-1]}, and"
-            f" validation is the day before the first test day"
-        )

@@ -1,145 +1,208 @@
-"""The hidden state of the simulated platform: what users are after and what authors offer, day by day.
+"""The hidden state of the simulated platform: what authors offer and what users are after.  Structures are switches.
 
-Letters: U users, A authors, G tags, K latent dimensions, V views.
+Tags and clusters are what a log shows of content.  A user has, hidden: interests (a few tags, which drift as videos
+are watched), passions (some of the interests in the video domain, clusters in the live domain, shown by rare strong
+acts alone), moods (stretches of views in which such acts come easily and say nothing), a community of authors, and
+familiar live authors.
+docs/data.md tells which part of FARM each is planted for.
+
+Letters: U users of a block, A authors, D days, G tags.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from feature_store.schema import Domain
 
-TAGS = 32
-CLUSTERS = 20
-LATENT = 8  # K
+TAGS = 16
+CLUSTERS = 8
+COMMUNITIES = 24
+AUTHOR_STEP = TAGS * COMMUNITIES  # an author's tag and community are digits of its number
+FIRST_AUTHOR_ID = 100_001
 GROUPS = ("low", "mid", "high", "full")
 GROUP_SHARES = (0.35, 0.30, 0.20, 0.15)
 VIEWS_PER_DAY = (12, 35, 80, 140)  # of a user of each group, both domains; 52 on average
-FAVOURITES = 4  # authors a user is a fan of
-NEW_FAVOURITE = 0.1  # chance a day that a fan turns to another author
-DRIFT = 0.15  # share of a user's interests that is new each day
-BURST_CHANCE = 0.6  # that a user takes up a passion for one tag in a day
-BURST_HOURS = 14.0  # median length of a burst
-BURST_DAYS = 3  # a burst begun on a day is over by the end of the second day after
-OTHER_TAG = 0.15  # chance that a video or a live room is of another tag than its author's
+GROUP_STRENGTH = (1.3, 1.15, 0.85, 0.7)  # how much a user of each group follows what is planted
+
+INTERESTS = 4  # tags
+INTEREST_VIDEOS = 240  # videos for which an interest lasts; one of the four changes every 60
+DEEP = 0.5  # share of interests that are passions
+LIVE_PASSIONS = 2  # clusters, in the live domain
+MOOD_SHARES: dict[Domain, float] = {"video": 0.5, "live": 0.5}  # of stretches that are generous
+MOOD_VIDEOS = 18  # videos between chances for the mood to change
+MOOD_REQUESTS = 4  # live requests between such chances
+FAMILIAR = 8  # live authors that a user is shown again and again
 
 
 @dataclass(frozen=True)
-class Bursts:
-    """The burst that each user begins on one day; strength 0 for who begins none.  [U] each"""
+class Planted:
+    """What is planted; each can be switched off.  `nothing()` is the null: labels are coin flips."""
 
-    tag: np.ndarray
-    start: np.ndarray  # hours since the simulation's start
-    end: np.ndarray
-    strength: np.ndarray
-
-    def heat(self, users: np.ndarray, tags: np.ndarray, hours: np.ndarray) -> np.ndarray:
-        """How much views [V] of `tags` at `hours` profit from their user's burst.  [V]"""
-        lit = (self.tag[users] == tags) & (self.start[users] <= hours) & (hours < self.end[users])
-        return np.where(lit, self.strength[users], 0.0)
-
-
-@dataclass
-class World:
-    """Users, authors and tags; `next_day` moves it on."""
-
-    tag_vectors: np.ndarray  # [G, K]
-    author_tag: np.ndarray  # [A], ascending, so that the authors of a tag are neighbours
-    author_vectors: np.ndarray  # [A, K]
-    quality: np.ndarray  # [A]
-    cluster: np.ndarray  # [A]
-    popularity: dict[Domain, np.ndarray]  # [A] running sums of exposure weights
-    group: np.ndarray  # [U]
-    mood: np.ndarray  # [U] how ready a user is to act at all
-    interests: np.ndarray  # [U, K]
-    favourites: np.ndarray  # [U, FAVOURITES]
-    bursts: list[Bursts]  # the newest BURST_DAYS
-    room_tag: np.ndarray  # [A] of the day's live room
+    interests: bool = True  # live clicks follow tags that only the video history shows
+    drift: bool = True  # interests change slowly; off: they never do
+    video_bursts: bool = True  # passions shown by strong acts on videos, outside generous moods
+    live_bursts: bool = True  # the same in the live domain, for clusters
+    memory: bool = True  # an author whose room was last seen on a topic of interest is clicked again
+    communities: bool = True  # users see and click authors of their own community, which no attribute tells
+    groups: bool = True  # less active users follow all of this more
+    context: bool = True  # quality of authors, page, time of day
+    exposure: bool = True  # nine views in ten are of videos; off: one in two
+    sparsity: bool = True  # acts as rare as in Figure 1 of the paper; off: five times as many strong acts
 
     @classmethod
-    def create(cls, users: int, authors: int, rng: np.random.Generator) -> World:
-        tag_vectors = rng.normal(size=(TAGS, LATENT))
-        author_tag = np.sort(np.concatenate([np.arange(TAGS), rng.integers(0, TAGS, authors - TAGS)]))
-        author_vectors = 0.8 * tag_vectors[author_tag] + 0.6 * rng.normal(size=(authors, LATENT))
-        popularity: dict[Domain, np.ndarray] = {
-            "video": np.cumsum(rng.lognormal(0, 1.2, authors)),
-            "live": np.cumsum(rng.lognormal(0, 1.2, authors)),
-        }
-        world = cls(
-            tag_vectors=tag_vectors,
-            author_tag=author_tag,
-            author_vectors=author_vectors,
-            quality=rng.normal(size=authors),
-            cluster=(author_vectors @ rng.normal(size=(LATENT, CLUSTERS))).argmax(axis=1),
-            popularity=popularity,
-            group=rng.choice(len(GROUPS), users, p=GROUP_SHARES),
-            mood=rng.normal(size=users),
-            interests=rng.normal(size=(users, LATENT)),
-            favourites=rng.integers(0, authors, (users, FAVOURITES)),
-            bursts=[],
-            room_tag=author_tag,
-        )
-        for day in range(1 - BURST_DAYS, 0):  # so that the first day has as many bursts as any
-            world.next_day(day, rng)
-        return world
+    def nothing(cls) -> Planted:
+        """No label depends on anything; exposure and sparsity stay, being no signal."""
+        return cls(**{name: name in ("exposure", "sparsity") for name in cls.names()})
 
-    def next_day(self, day: int, rng: np.random.Generator) -> None:
-        """Interests drift, fans turn to new favourites, bursts begin, live rooms choose their tags."""
-        fresh = rng.normal(size=self.interests.shape)
-        self.interests = np.sqrt(1 - DRIFT) * self.interests + np.sqrt(DRIFT) * fresh
-        turned = rng.random(self.favourites.shape) < NEW_FAVOURITE
-        self.favourites = np.where(turned, rng.integers(0, len(self.author_tag), turned.shape), self.favourites)
-        self.bursts = [*self.bursts, self._begin_bursts(day, rng)][-BURST_DAYS:]
-        self.room_tag = self.content_tags(np.arange(len(self.author_tag)), rng)
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(cls.__dataclass_fields__)
 
-    def _begin_bursts(self, day: int, rng: np.random.Generator) -> Bursts:
-        users = len(self.group)
-        start = 24.0 * day + rng.uniform(0, 24, users)
-        length = np.minimum(BURST_HOURS * rng.lognormal(0, 0.6, users), 24.0 * (BURST_DAYS - 1))
-        # Half of the bursts are of no former interest: nothing but the burst itself gives them away.
-        interested = self.wanted_tags(np.arange(users), rng)
-        tag = np.where(rng.random(users) < 0.5, interested, rng.integers(0, TAGS, users))
-        strength = np.where(rng.random(users) < BURST_CHANCE, rng.lognormal(0, 0.3, users), 0.0)
-        return Bursts(tag, start, start + length, strength)
+    def without(self, *names: str) -> Planted:
+        """ValueError names what is no structure."""
+        for name in names:
+            if name not in self.names():
+                raise ValueError(f"without {name!r}: no such structure; there are {', '.join(self.names())}")
+        return replace(self, **dict.fromkeys(names, False))
 
-    def content_tags(self, authors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The tags of one piece of content of each author.  [V]"""
-        other = rng.random(len(authors)) < OTHER_TAG
-        tags: np.ndarray = np.where(other, rng.integers(0, TAGS, len(authors)), self.author_tag[authors])
-        return tags
+    def as_dict(self) -> dict[str, bool]:
+        return asdict(self)
 
-    def wanted_tags(self, users: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A tag for each of `users` [V], drawn by their interests (Gumbel's way to sample a softmax).  [V]"""
-        affinity = self.interests[users] @ self.tag_vectors.T / np.sqrt(LATENT)  # [V, G]
-        tags: np.ndarray = (1.5 * affinity + rng.gumbel(size=affinity.shape)).argmax(axis=1)
-        return tags
 
-    def burst_tags(self, users: np.ndarray, hours: np.ndarray) -> np.ndarray:
-        """The tag of the newest burst of `users` [V] that is on at `hours`; -1 where none is.  [V]"""
-        tags = np.full(len(users), -1)
-        for bursts in self.bursts:
-            burning = bursts.heat(users, bursts.tag[users], hours) > 0
-            tags = np.where(burning, bursts.tag[users], tags)
-        return tags
+@dataclass(frozen=True)
+class Authors:
+    """What is fixed about authors.  An author's number n gives its tag, n mod G, and its community."""
 
-    def heat(self, users: np.ndarray, tags: np.ndarray, hours: np.ndarray) -> np.ndarray:
-        """[V]"""
-        heat: np.ndarray = np.max([bursts.heat(users, tags, hours) for bursts in self.bursts], axis=0)
-        return heat
+    count: int  # A
+    quality: np.ndarray  # [A] float32
+    cluster: np.ndarray  # [A] int16
+    room_tag: np.ndarray  # [A, D] int16: an author has one live room a day, each on a topic of its own
 
-    def affinity(self, users: np.ndarray, authors: np.ndarray, tags: np.ndarray) -> np.ndarray:
-        """How well a view's content fits its user's interests, of variance about 1.  [V]"""
-        content = 0.6 * self.author_vectors[authors] + 0.6 * self.tag_vectors[tags]  # [V, K]
-        fit: np.ndarray = np.einsum("vk,vk->v", self.interests[users], content) / np.sqrt(LATENT)
-        return fit
+    @classmethod
+    def create(cls, authors: int, days: int, seed: int) -> Authors:
+        """authors: rounded up to a whole number of (tag, community) pairs."""
+        count = -(-authors // AUTHOR_STEP) * AUTHOR_STEP
+        rng = np.random.default_rng([seed, 0])
+        quality = rng.standard_normal(count, np.float32)
+        cluster = rng.integers(0, CLUSTERS, count, np.int16)
+        room_tag = np.stack([rng.integers(0, TAGS, count, np.int16) for _ in range(days)], axis=1)
+        return cls(count, quality, cluster, room_tag)
 
-    def pick_authors(self, domain: Domain, tags: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An author for each view, by popularity: of the tag, or of any where it is -1.  [V]"""
-        sums = np.concatenate([[0.0], self.popularity[domain]])
-        first = np.searchsorted(self.author_tag, tags, side="left")
-        last = np.where(tags < 0, len(self.author_tag), np.searchsorted(self.author_tag, tags, side="right"))
-        weight = sums[first] + rng.random(len(tags)) * (sums[last] - sums[first])
-        authors: np.ndarray = np.clip(np.searchsorted(sums, weight, side="right") - 1, first, last - 1)
+    def live_id(self, author: np.ndarray, day: np.ndarray) -> np.ndarray:
+        """[V] each -> [V] int64"""
+        ids: np.ndarray = 1 + day * self.count + author
+        return ids
+
+    def pick(self, tag: np.ndarray, community: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """An author of each tag and community [V], popular ones more often; draw uniform in [0, 1).  [V] int64"""
+        rank = (draw * draw * (self.count // AUTHOR_STEP)).astype(np.int64)
+        authors: np.ndarray = tag + TAGS * (community + COMMUNITIES * rank)
         return authors
+
+
+def community_of(author: np.ndarray) -> np.ndarray:
+    """The community of each author number.  [V]"""
+    communities: np.ndarray = author // TAGS % COMMUNITIES
+    return communities
+
+
+@dataclass(frozen=True)
+class People:
+    """The hidden state of a block of users.  Sets of tags or clusters are bit masks."""
+
+    group: np.ndarray  # [U]
+    strength: np.ndarray  # [U] float32
+    interests: np.ndarray  # [U, INTERESTS, S] tags by slot and stretch of INTEREST_VIDEOS
+    interest_masks: np.ndarray  # [U, steps] uint32, one step every INTEREST_VIDEOS / INTERESTS videos
+    passion_masks: np.ndarray  # [U, steps] uint32
+    live_passion_mask: np.ndarray  # [U] uint32 of clusters
+    video_mood: np.ndarray  # [U, stretches] bool, generous or not
+    live_mood: np.ndarray  # [U, stretches] bool
+    mood_phase: np.ndarray  # [U, 2] where the first stretch begins, in videos and in live requests
+    community: np.ndarray  # [U]
+    familiar: np.ndarray  # [U, FAMILIAR] author numbers
+
+    @classmethod
+    def create(
+        cls, group: np.ndarray, videos: int, requests: int, authors: Authors, planted: Planted, rng: np.random.Generator
+    ) -> People:
+        """group: [U].  videos, requests: the most of any user."""
+        users = len(group)
+        stretches = 1 if not planted.drift else videos // INTEREST_VIDEOS + 2
+        interests = rng.integers(0, TAGS, (users, INTERESTS, stretches), np.int16)
+        tags = np.uint32(1) << interests.astype(np.uint32)
+        deep = rng.random(interests.shape) < DEEP * planted.video_bursts
+        clusters = rng.integers(0, CLUSTERS, (users, LIVE_PASSIONS), np.int16)
+        moody = planted.video_bursts, planted.live_bursts
+        phase = rng.integers(0, (MOOD_VIDEOS, MOOD_REQUESTS), (users, 2))
+        strength = np.array(GROUP_STRENGTH if planted.groups else [1.0] * len(GROUPS), np.float32)
+        return cls(
+            group=group,
+            strength=strength[group],
+            interests=interests,
+            interest_masks=_masks(tags, videos),
+            passion_masks=_masks(deep * tags, videos),
+            live_passion_mask=mask_of(clusters),
+            video_mood=rng.random((users, videos // MOOD_VIDEOS + 2)) < MOOD_SHARES["video"] * moody[0],
+            live_mood=rng.random((users, requests // MOOD_REQUESTS + 2)) < MOOD_SHARES["live"] * moody[1],
+            mood_phase=phase,
+            community=rng.integers(0, COMMUNITIES, users),
+            familiar=rng.integers(0, authors.count, (users, FAMILIAR)),
+        )
+
+    def interest_of(self, user: np.ndarray, video: np.ndarray, slot: np.ndarray) -> np.ndarray:
+        """The tag in one slot of each user's interests at its `video`-th video.  [V]"""
+        if self.interests.shape[2] == 1:
+            return self.interests[user, slot, 0]
+        stretch = (video + slot * (INTEREST_VIDEOS // INTERESTS)) // INTEREST_VIDEOS
+        tags: np.ndarray = self.interests[user, slot, stretch]
+        return tags
+
+    def interest_mask(self, user: np.ndarray, video: np.ndarray) -> np.ndarray:
+        """The set of interests of each user at its `video`-th video.  [V] uint32"""
+        return self._at(self.interest_masks, user, video)
+
+    def passion_mask(self, user: np.ndarray, video: np.ndarray) -> np.ndarray:
+        """The interests among them that are passions.  [V] uint32"""
+        return self._at(self.passion_masks, user, video)
+
+    def _at(self, masks: np.ndarray, user: np.ndarray, video: np.ndarray) -> np.ndarray:
+        step = np.minimum(video // (INTEREST_VIDEOS // INTERESTS), masks.shape[1] - 1)
+        sets: np.ndarray = masks[user, step]
+        return sets
+
+    def generous_video(self, user: np.ndarray, video: np.ndarray) -> np.ndarray:
+        """[V] bool"""
+        moods: np.ndarray = self.video_mood[user, (video + self.mood_phase[user, 0]) // MOOD_VIDEOS]
+        return moods
+
+    def generous_live(self, user: np.ndarray, request: np.ndarray) -> np.ndarray:
+        """[V] bool"""
+        moods: np.ndarray = self.live_mood[user, (request + self.mood_phase[user, 1]) // MOOD_REQUESTS]
+        return moods
+
+
+def mask_of(values: np.ndarray) -> np.ndarray:
+    """The values of the last axis as a bit set.  [..., n] -> [...] uint32"""
+    masks: np.ndarray = np.bitwise_or.reduce(np.uint32(1) << values.astype(np.uint32), axis=-1)
+    return masks
+
+
+def holds(mask: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Whether each set holds each value.  [V] uint32, [V] -> [V] bool"""
+    there: np.ndarray = (mask >> value.astype(np.uint32)) & np.uint32(1) == 1
+    return there
+
+
+def _masks(sets: np.ndarray, videos: int) -> np.ndarray:
+    """Sets of one tag by slot and stretch [U, INTERESTS, S] uint32 -> their unions, step by step [U, steps]"""
+    if sets.shape[2] == 1:
+        return np.bitwise_or.reduce(sets[:, :, 0], axis=1)[:, None]
+    step = np.arange(videos // (INTEREST_VIDEOS // INTERESTS) + 2)
+    slot = np.arange(INTERESTS)
+    stretch = np.minimum((step[:, None] + slot) // INTERESTS, sets.shape[2] - 1)  # [steps, INTERESTS]
+    unions: np.ndarray = np.bitwise_or.reduce(sets[:, slot, stretch], axis=-1)
+    return unions

@@ -16,7 +16,7 @@ from feature_store.schema import default_schema
 from feature_store.view import ModelView
 from model.artifact.engine import Engine
 from model.config import ModelConfig
-from model.datasets.simulated import default_view
+from model.datasets.logs import default_view
 from model.export import export_model
 from model.farm import Ranker
 from model.frequency import FrequencyModule, basis_table

@@ -129,18 +129,24 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.nda
     return np.concatenate([softmax(q[:, s] @ k[:, s].T / np.sqrt(d)) @ v[:, s] for s in cuts], axis=1)
 
 
+def keys_values(w: Weights, events: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """[n, D] -> [n, H d] each; with a sink one more event, of value 0, whose key, not scaled by 1/sqrt(d), is a weight"""
+    k, v = (linear(under(w, name), events) for name in ("key", "value"))
+    if "sink_key" not in w:
+        return k, v
+    d = k.shape[1] // heads
+    return np.vstack([k, w["sink_key"].reshape(1, -1) * np.sqrt(d)]), np.vstack([v, np.zeros((1, v.shape[1]))])
+
+
 def sequence_attention(w: Weights, queries: np.ndarray, events: np.ndarray, heads: int) -> np.ndarray:
     """MH-Self-Att, MH-Cross-Att.  queries [nq, Dq], events [n, D] -> [nq, Dq]"""
-    k, v = (linear(under(w, f"keys_values.{name}"), events) for name in ("key", "value"))
+    k, v = keys_values(under(w, "keys_values"), events, heads)
     return linear(under(w, "out"), attention(linear(under(w, "query"), queries), k, v, heads))
 
 
 def target_attention(w: Weights, query: np.ndarray, events: np.ndarray, heads: int) -> np.ndarray:
     """MH-Target-Att.  query [K, H d], events [n, D] -> [K, H d]"""
-    k, v = (linear(under(w, f"projections.{name}"), events) for name in ("key", "value"))
-    if "sink_key" in w:  # one more event, of value 0; its key, not scaled by 1/sqrt(d), is a weight
-        d = query.shape[1] // heads
-        k, v = np.vstack([k, w["sink_key"].reshape(1, -1) * np.sqrt(d)]), np.vstack([v, np.zeros((1, v.shape[1]))])
+    k, v = keys_values(under(w, "projections"), events, heads)
     return linear(under(w, "out"), attention(query, k, v, heads))
 
 
@@ -192,38 +198,65 @@ def embed_all(w: Weights, view: ModelView, part: Part, rows: np.ndarray, now: in
     return np.array([embed(w, view, part, row, now) for row in rows]).reshape(len(rows), view.width(part))
 
 
-# Multi-task head (PLE)
+# Multi-task heads, from their papers; weights of [candidate, user] side by side
 
 
-def ple(w: Weights, config: ModelConfig, tasks: int, candidate: np.ndarray, user: np.ndarray) -> np.ndarray:
-    """Logits of one (candidate, user).  The first level reads both, side by side."""
-    owners = [t for t in range(tasks) for _ in range(config.task_experts)] + [tasks] * config.shared_experts
-    count, width = len(owners), config.expert_width
+def head_logits(w: Weights, config: ModelConfig, tasks: int, candidate: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """Logits of one (candidate, user): y_t = tower_t(f_t(x))."""
     joint = np.concatenate([w["first.candidate.weight"], w["first.user.weight"]], axis=1)
     out = joint @ np.concatenate([candidate, user]) + w["first.user.bias"]
+    if config.head == "shared_bottom":
+        inputs = [shared_bottom(w, config, np.maximum(out, 0))] * tasks
+    else:
+        inputs = list(mixed_experts(w, config, tasks, out))
+    return np.array([mlp(under(w, f"towers.{t}"), inputs[t])[0] for t in range(tasks)])
+
+
+def shared_bottom(w: Weights, config: ModelConfig, x: np.ndarray) -> np.ndarray:
+    """f_t(x) = f(x): the layers after the first."""
+    for layer in range(config.levels - 1):
+        x = np.maximum(linear(under(w, f"next.{layer}.0"), x), 0)
+    return x
+
+
+def mixed_experts(w: Weights, config: ModelConfig, tasks: int, out: np.ndarray) -> np.ndarray:
+    """f_t(x) of MMoE, CGC, PLE, AdaTT.  out: what the experts of the first level, then its gates, make of x."""
+    owners = [t for t in range(tasks) for _ in range(config.task_experts)] + [tasks] * config.shared_experts
+    count, width = len(owners), config.expert_width
     experts = np.maximum(out[: count * width].reshape(count, width), 0)
-    groups = mixtures(owners, tasks, out[count * width :].reshape(-1, count), experts)
-    for level in range(config.levels - 1):
-        groups = next_level(under(w, f"next.{level}"), owners, tasks, groups)
-    return np.array([mlp(under(w, f"towers.{t}"), groups[t])[0] for t in range(tasks)])
+    logits = out[count * width :].reshape(-1, count)
+    groups = mixtures(under(w, "first.mixture"), config.head, owners, tasks, logits, experts)
+    for level in range(config.levels - 1 if config.head in ("ple", "adatt") else 0):
+        groups = next_level(under(w, f"next.{level}"), config.head, owners, tasks, groups)
+    return groups
 
 
-def next_level(w: Weights, owners: list[int], tasks: int, groups: np.ndarray) -> np.ndarray:
+def next_level(w: Weights, head: str, owners: list[int], tasks: int, groups: np.ndarray) -> np.ndarray:
     """Experts and gate of a group read what the group's gate of the level before gave."""
     held = sorted(set(owners))
     outputs = [linear(under(w, f"experts_of.{i}"), groups[g]) for i, g in enumerate(held)]
     experts = np.maximum(np.concatenate(outputs).reshape(len(owners), -1), 0)
     gates = len({name.split(".")[1] for name in w if name.startswith("gates.")})
     logits = np.array([linear(under(w, f"gates.{g}"), groups[g]) for g in range(gates)])
-    return mixtures(owners, tasks, logits, experts)
+    return mixtures(under(w, "mixture"), head, owners, tasks, logits, experts)
 
 
-def mixtures(owners: list[int], tasks: int, logits: np.ndarray, experts: np.ndarray) -> np.ndarray:
-    """Each gate's sum over the experts it sees: a task its own and the shared, the shared gate all."""
+def mixtures(
+    w: Weights, head: str, owners: list[int], tasks: int, logits: np.ndarray, experts: np.ndarray
+) -> np.ndarray:
+    """Each gate's sum over the experts it sees.
+
+    MMoE and AdaTT: all.  CGC and PLE: a task's gate its own and the shared; the shared gate all.
+    AdaTT adds sum_i v_i e_i over the group's own experts.
+    """
     out = []
     for group, row in enumerate(logits):
-        seen = [e for e, owner in enumerate(owners) if tasks in (group, owner) or owner == group]
-        out.append(softmax(row[seen]) @ experts[seen])
+        sees_all = head in ("mmoe", "adatt") or group == tasks
+        seen = [e for e, owner in enumerate(owners) if sees_all or owner in (group, tasks)]
+        mixed = softmax(row[seen]) @ experts[seen]
+        if head == "adatt":
+            mixed = mixed + sum(w["own.weight"][e] * experts[e] for e, owner in enumerate(owners) if owner == group)
+        out.append(mixed)
     return np.array(out)
 
 
@@ -241,7 +274,7 @@ class UserSide:
 
 @dataclass(frozen=True)
 class Reference:
-    """FARM or its base model over the weights of a `Ranker`."""
+    """FARM or a base model over the weights of a `Ranker`."""
 
     w: Weights
     config: ModelConfig
@@ -261,6 +294,7 @@ class Reference:
         own = {"video": side.video, "live": side.live}
         video, live = (
             sequence_attention(under(self.w, f"farm.self_attentions.{d}"), x, x, self.config.heads)
+            + (x if self.config.residual else 0)
             for d, x in own.items()
         )
         return video, live
@@ -284,11 +318,12 @@ class Reference:
         if c.fuse:
             video, live = self.hats(side)
             sources["cross"] = sequence_attention(under(self.w, "farm.fuse.cross"), live, video, c.heads)
+            sources["cross"] += live if c.residual else 0
         return sources
 
     def head_input(self, side: UserSide, candidate: np.ndarray) -> np.ndarray:
         """Candidate embedding [Dc] and, in FARM, F_hat (Eq. 11, 17, 18): the candidate's half of the head's input."""
-        if self.config.arch == "ple":
+        if self.config.arch != "farm":
             return candidate
         joint = linear(under(self.w, "query_user"), side.user) + linear(under(self.w, "query_candidate"), candidate)
         sources = self.attended(side)
@@ -309,7 +344,7 @@ class Reference:
         user = self.head_user(side)
         embedded = embed_all(self.w, self.view, "candidate", candidates, 0)
         head, tasks = under(self.w, "head"), len(self.view.tasks)
-        return np.array([ple(head, self.config, tasks, self.head_input(side, c), user) for c in embedded])
+        return np.array([head_logits(head, self.config, tasks, self.head_input(side, c), user) for c in embedded])
 
 
 # Losses (Eq. 7, 14, 15)

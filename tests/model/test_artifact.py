@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -204,49 +205,96 @@ def curve(x: list[float], y: list[float]) -> Calibration:
     return Calibration(TASKS, {"ltr": (np.array(x), np.array(y))})
 
 
-def test_calibration_is_identity_without_curves() -> None:
+def logit(p: float) -> float:
+    return math.log(p) - math.log1p(-p)
+
+
+def test_calibration_is_identity_without_curves(tmp_path: Path) -> None:
     p = np.random.default_rng(0).random((3, 2), np.float32)
     assert np.array_equal(Calibration(TASKS, {}).apply(p), p)
+    (tmp_path / "calibration.json").write_text('{"tasks": {}}\n')
+    assert np.array_equal(Calibration.load(tmp_path / "calibration.json", TASKS).apply(p), p)
 
 
-def test_calibration_interpolates_its_task_only_and_keeps_order(tmp_path: Path) -> None:
-    calibration = curve([0.0, 0.5, 1.0], [0.0, 0.1, 0.9])
-    p = np.sort(np.random.default_rng(0).random((2, 50, 2), np.float32), axis=1)
+def test_calibration_interpolates_logits_of_its_task_only(tmp_path: Path) -> None:
+    calibration = curve([0.1, 0.5, 0.9], [0.02, 0.1, 0.7])
+    p = np.random.default_rng(0).random((2, 50, 2), np.float32)
     out = calibration.apply(p)
     assert out.dtype == np.float32
     assert np.array_equal(out[..., 0], p[..., 0])
-    expected = np.where(p[..., 1] < 0.5, 0.2 * p[..., 1], 0.1 + 1.6 * (p[..., 1] - 0.5))
-    np.testing.assert_allclose(out[..., 1], expected, atol=1e-7)
-    assert (np.diff(out[..., 1], axis=1) >= 0).all()
+
+    def by_hand(score: float) -> float:
+        z, x, y = logit(score), [logit(v) for v in (0.1, 0.5, 0.9)], [logit(v) for v in (0.02, 0.1, 0.7)]
+        left = 0 if score < 0.5 else 1  # the outermost lines go on
+        value = y[left] + (y[left + 1] - y[left]) / (x[left + 1] - x[left]) * (z - x[left])
+        return 1 / (1 + math.exp(-value))
+
+    expected = [by_hand(float(v)) for v in p[..., 1].ravel()]
+    np.testing.assert_allclose(out[..., 1].ravel(), expected, rtol=1e-6)
     calibration.save(tmp_path / "calibration.json")
     again = Calibration.load(tmp_path / "calibration.json", TASKS)
     assert np.array_equal(again.apply(p), out)
     assert again.hash == calibration.hash != Calibration(TASKS, {}).hash
 
 
+@pytest.mark.parametrize("last", [0.95, 1 - 1e-12])
+def test_calibration_keeps_order_to_the_ends_of_float32(last: float) -> None:
+    """From 0 over the smallest numbers to 1: probabilities in [0, 1], never falling, the tiny ones apart."""
+    least = np.finfo(np.float32).smallest_subnormal
+    tiny = np.geomspace(1e-30, 1e-6, 5_000, dtype=np.float32)
+    p = np.unique(np.concatenate([[0, least, 1, np.nextafter(np.float32(1), 0)], tiny, np.linspace(0, 1, 20_001)]))
+    p = p.astype(np.float32)
+    out = curve([0.2, 0.3, last], [0.1, 0.11, 0.9]).apply(np.stack([p, p], axis=1))[:, 1]
+    assert (np.diff(out) >= 0).all()
+    assert (out >= 0).all()
+    assert (out <= 1).all()
+    calibrated_tiny = out[np.isin(p, tiny)]
+    assert (np.diff(calibrated_tiny) > 0).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 2), (200, 2), (3, 0, 2), (2,)])
+def test_calibration_takes_any_number_of_candidates(shape: tuple[int, ...]) -> None:
+    assert curve([0.1, 0.9], [0.2, 0.8]).apply(np.full(shape, 0.5, np.float32)).shape == shape
+
+
 @pytest.mark.parametrize(
     ("x", "y"),
     [
-        ([0.0, 1.0], [0.5, 0.4]),  # descends
-        ([0.5, 0.5], [0.0, 1.0]),
-        ([1.0, 0.0], [0.0, 1.0]),
-        ([0.0], [0.0]),
-        ([0.0, 1.0], [0.0]),
-        ([-0.1, 1.0], [0.0, 1.0]),
-        ([0.0, 1.0], [0.0, 1.1]),
-        ([0.0, float("nan")], [0.0, 1.0]),
-        ([0.0, 1.0], [float("nan"), 1.0]),
-        ([0.0, float("inf")], [0.0, 1.0]),
+        ([0.1, 0.9], [0.5, 0.4]),  # falls
+        ([0.1, 0.5, 0.9], [0.4, 0.4, 0.5]),  # flat
+        ([0.5, 0.5], [0.1, 0.9]),
+        ([0.9, 0.1], [0.1, 0.9]),
+        ([0.5], [0.5]),
+        ([], []),
+        ([0.1, 0.9], [0.5]),
+        ([0.0, 0.9], [0.1, 0.9]),
+        ([0.1, 0.9], [0.1, 1.0]),
+        ([-0.1, 0.9], [0.1, 0.9]),
+        ([0.1, 0.9], [0.1, 1.1]),
+        ([0.1, float("nan")], [0.1, 0.9]),
+        ([0.1, 0.9], [float("nan"), 0.9]),
+        ([0.1, float("inf")], [0.1, 0.9]),
     ],
 )
-def test_calibration_must_be_monotone_in_the_unit_square(x: list[float], y: list[float]) -> None:
+def test_calibration_must_strictly_increase_inside_the_unit_square(x: list[float], y: list[float]) -> None:
     with pytest.raises(CalibrationError, match=r"calibration\.ltr"):
         curve(x, y)
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"tasks": []}', '{"tasks": {"ltr": 1}}', '{"tasks": {"ltr": {"x": ["a", 1], "y": []}}}'],
+)
+def test_a_calibration_file_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "calibration.json"
+    path.write_text(content)
+    with pytest.raises(CalibrationError, match=re.escape(str(path))):
+        Calibration.load(path, TASKS)
+
+
 def test_calibration_of_another_models_task_is_refused() -> None:
     with pytest.raises(CalibrationError, match="'gtr' is no task"):
-        Calibration(TASKS, {"gtr": (np.array([0.0, 1.0]), np.array([0.0, 1.0]))})
+        Calibration(TASKS, {"gtr": (np.array([0.1, 0.9]), np.array([0.1, 0.9]))})
 
 
 # Formula

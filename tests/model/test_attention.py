@@ -26,8 +26,8 @@ def target_attention(sink: bool) -> TargetAttention:
     return attention.double()
 
 
-def sequence_attention() -> SequenceAttention:
-    attention = SequenceAttention(WIDTH, WIDTH, HEADS, HEAD_WIDTH)
+def sequence_attention(sink: bool = False) -> SequenceAttention:
+    attention = SequenceAttention(WIDTH, WIDTH, HEADS, HEAD_WIDTH, sink)
     drawn_anew(attention, seed=0)
     return attention.double()
 
@@ -36,7 +36,7 @@ def targets(attention: TargetAttention, x: Tensor, scale: float = 1.0) -> Tensor
     """Three queries of each user."""
     generator = torch.Generator().manual_seed(1)
     query = scale * torch.randn(4, 3, HEADS * HEAD_WIDTH, dtype=torch.float64, generator=generator)
-    out: Tensor = attention(query, *attention.keys_values(x, VALID))
+    out: Tensor = attention(query, *attention.projections(x, VALID))
     return out
 
 
@@ -45,17 +45,19 @@ def test_attention_over_nothing_is_exactly_zero(sink: bool) -> None:
     out = targets(target_attention(sink), events())
     assert (out[0] == 0).all()
     assert (out[1:] != 0).all()
-    own = sequence_attention()(events(), events(), VALID, VALID)
+    own = sequence_attention(sink)(events(), events(), VALID, VALID)
     assert (own[~VALID] == 0).all()
     assert (own[VALID] != 0).all()
-    asked = sequence_attention()(events(), events(), VALID.flip(0), VALID)  # the first has queries, and nothing to ask
+    asked = sequence_attention(sink)(
+        events(), events(), VALID.flip(0), VALID
+    )  # the first has queries, and nothing to ask
     assert (asked[0] == 0).all()
 
 
 @pytest.mark.parametrize("sink", [False, True])
 @pytest.mark.parametrize("pads", [1.0, -1e6])
 def test_nothing_is_read_from_the_pads(sink: bool, pads: float) -> None:
-    attention, own = target_attention(sink), sequence_attention()
+    attention, own = target_attention(sink), sequence_attention(sink)
     assert torch.equal(targets(attention, events()), targets(attention, events(pads=pads)))
     clean, dirty = events(), events(pads=pads)
     assert torch.equal(own(clean, clean, VALID, VALID), own(dirty, dirty, VALID, VALID))
@@ -64,7 +66,7 @@ def test_nothing_is_read_from_the_pads(sink: bool, pads: float) -> None:
 @pytest.mark.parametrize("sink", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 1e6])
 def test_gradients_are_finite(sink: bool, scale: float) -> None:
-    attention, own, x = target_attention(sink), sequence_attention(), events().requires_grad_()
+    attention, own, x = target_attention(sink), sequence_attention(sink), events().requires_grad_()
     (targets(attention, x, scale).sum() + own(x * scale, x, VALID, VALID).sum()).backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()

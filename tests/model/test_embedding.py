@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from feature_store.schema import MISSING
 from feature_store.view import ModelView, ViewField
-from model.datasets.simulated import default_view
+from model.datasets.logs import default_view
 from model.embedding import BitSum, FieldRows, PartEmbedding, event_mask, make_tables, masked_mean, mix, quantise
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -110,10 +110,14 @@ def test_eq_4_low_frequencies_and_eq_5_high_frequencies(make_model: MakeModel, s
         {"live_frequency": False},
         {"align": False},
         {"fuse": False},
-        {"target_sink": False},
+        {"sink": False},
         {"align": False, "fuse": False, "video_frequency": False, "live_frequency": False},
         {"spectrum": "padded", "cutoff": 3, "heads": 4, "head_width": 8, "levels": 3, "task_experts": 2},
         {"spectrum": "count", "levels": 1, "shared_experts": 1, "heads": 1},
+        {"arch": "shared_bottom"},
+        {"arch": "mmoe"},
+        {"multitask": "cgc"},
+        {"multitask": "adatt", "task_experts": 2},
     ],
     ids=lambda s: ",".join(f"{k}={v}" for k, v in s.items()) or "farm",
 )
@@ -261,7 +265,7 @@ def attended_candidates(model: Ranker, name: str) -> None:
 @pytest.mark.parametrize("heads", [1, 2, 4])
 @pytest.mark.parametrize("sink", [False, True])
 def test_eq_11_target_attention(make_model: MakeModel, domain: str, heads: int, sink: bool) -> None:
-    attended_candidates(make_model(heads=heads, target_sink=sink), domain)
+    attended_candidates(make_model(heads=heads, sink=sink), domain)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -313,7 +317,7 @@ def test_eq_17_target_attention_over_the_fused_history(make_model: MakeModel) ->
     attended_candidates(make_model(), "cross")
 
 
-@pytest.mark.parametrize("settings", [{}, {"fuse": False}, {"arch": "ple"}])
+@pytest.mark.parametrize("settings", [{}, {"fuse": False}, {"arch": "ple"}, {"multitask": "shared_bottom"}])
 def test_eq_18_input_of_the_multi_task_head(make_model: MakeModel, settings: dict) -> None:
     """Candidate and attentions, side by side, for each candidate; user, context and both means, once for each user."""
     model = make_model(**settings)

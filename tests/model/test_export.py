@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -32,6 +32,7 @@ VARIANTS = (
 )
 LENGTHS = list(product((0, 1, 2, 49, 50), repeat=2))  # of both histories, all pairs
 CANDIDATES = (1, 2, 199, 2000)
+HEADS = ("shared_bottom", "mmoe", "cgc", "adatt")  # PLE is the head of VARIANTS
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -62,9 +63,9 @@ def scores(engine: Engine, users: UserInputs, candidates: np.ndarray) -> np.ndar
     return engine.score(engine.user_state(users), candidates, np.arange(len(candidates), dtype=np.int64))
 
 
-def assert_parity(model: torch.nn.Module, engine: Engine) -> None:
+def assert_parity(model: torch.nn.Module, engine: Engine, sizes: Sequence[int] = CANDIDATES) -> None:
     seen: set[int] = set()
-    for users, size in product(user_groups(engine.view), CANDIDATES):
+    for users, size in product(user_groups(engine.view), sizes):
         candidates = candidates_of(engine.view, len(users.now), size)
         tile_user = np.arange(len(users.now), dtype=np.int64)
         expected = torch_probabilities(model, users, candidates, tile_user)  # type: ignore[arg-type]
@@ -77,6 +78,13 @@ def assert_parity(model: torch.nn.Module, engine: Engine) -> None:
 
 def test_onnx_runtime_gives_what_pytorch_gives(exported: Exported) -> None:
     assert_parity(exported.model, exported.engine)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_onnx_runtime_gives_what_pytorch_gives_of_every_head(export_of: Callable[[str], Exported], head: str) -> None:
+    exported = export_of(f"arch={head}")
+    assert exported.engine.manifest.arch == head
+    assert_parity(exported.model, exported.engine, sizes=(1, 50))
 
 
 def test_onnx_runtime_gives_what_a_trained_model_gives(run_folder: Path, artifact: Path) -> None:

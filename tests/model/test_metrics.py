@@ -1,6 +1,8 @@
-"""AUC, UAUC and GAUC (Eq. 19) against brute force over all pairs."""
+"""AUC, UAUC and GAUC (Eq. 19) against brute force over all pairs; calibration against sums by hand."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +10,16 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.metrics import MEASURABLE_POSITIVES, auc, group_aucs, task_metrics
+from model.metrics import (
+    MEASURABLE_POSITIVES,
+    auc,
+    calibration_figures,
+    group_aucs,
+    normalised_entropy,
+    predicted_observed,
+    reliability,
+    task_metrics,
+)
 
 SAMPLES = st.lists(
     st.tuples(st.integers(-2, 3), st.integers(0, 2), st.integers(0, 4), st.integers(0, 1)), min_size=0, max_size=40
@@ -97,3 +108,56 @@ def test_measurable_needs_positives_and_negatives(positives: int, negatives: int
     labels = np.repeat([1, 0], [positives, negatives])
     same = np.zeros(len(labels), np.int64)
     assert task_metrics(np.arange(len(labels)) / 7.0, labels, same, same).measurable == measurable
+
+
+# Calibration
+
+
+@given(samples=SAMPLES)
+def test_calibration_agrees_with_sums_by_hand(samples: list[tuple[int, int, int, int]]) -> None:
+    users, pages, scores, labels = columns(samples)
+    found = task_metrics(scores, labels, users, pages)
+    pairs = [(min(max(float(s), 1e-12), 1 - 1e-12), y) for s, y in zip(scores, labels.tolist(), strict=True)]
+    positives = sum(y for _, y in pairs)
+    if positives == 0:
+        assert found.predicted_observed is None
+    else:
+        assert found.predicted_observed == pytest.approx(sum(float(s) for s in scores) / positives)
+    if positives in (0, len(pairs)):
+        assert found.ne is None
+        return
+    rate = positives / len(pairs)
+    loss = -sum(math.log2(p) if y else math.log2(1 - p) for p, y in pairs)
+    base = -positives * math.log2(rate) - (len(pairs) - positives) * math.log2(1 - rate)  # TorchRec's form, in bits
+    assert found.ne == pytest.approx(loss / base)
+
+
+def test_known_calibration_figures() -> None:
+    labels = np.array([0, 0, 0, 1], np.int8)
+    assert predicted_observed(np.full(4, 0.5, np.float32), labels) == 2.0
+    assert normalised_entropy(np.full(4, 0.25, np.float32), labels) == pytest.approx(1.0)
+    assert normalised_entropy(np.array([0.0, 0.0, 0.0, 1.0]), labels) == pytest.approx(0.0, abs=1e-10)
+
+
+def test_reliability_has_bins_of_equal_counts_and_leaves_out_unknown_labels() -> None:
+    scores = np.array([0.6, 0.1, 0.2, 0.5, 0.9, 0.3, 0.99], np.float32)
+    labels = np.array([1, 0, 1, 0, 1, 0, -1], np.int8)
+    found = reliability(scores, labels, bins=3)
+    np.testing.assert_allclose(found.predicted, [0.15, 0.4, 0.75], rtol=1e-6)
+    np.testing.assert_allclose(found.observed, [0.5, 0.0, 1.0])
+    assert found.samples.tolist() == [2, 2, 2]
+    assert found.error() == pytest.approx((0.35 + 0.4 + 0.25) / 3)
+    figures = calibration_figures(scores, labels)
+    assert (figures["positives"], figures["samples"]) == (3, 6)
+    assert figures["predicted_observed"] == pytest.approx(2.6 / 3)
+
+
+def test_tied_scores_share_a_bin() -> None:
+    found = reliability(np.array([0.5, 0.5, 0.5, 0.5, 0.7, 0.8]), np.array([1, 0, 0, 0, 1, 1], np.int8), bins=3)
+    assert found.samples.tolist() == [4, 2]
+    np.testing.assert_allclose(found.observed, [0.25, 1.0])
+
+
+def test_figures_of_nothing_are_none() -> None:
+    figures = calibration_figures(np.array([0.5, 0.5]), np.array([-1, -1], np.int8))
+    assert figures == {"predicted_observed": None, "ne": None, "ece": None, "positives": 0, "samples": 0}

@@ -1,4 +1,4 @@
-"""Small logs in the Parquet format, made by hand: one frame per file, each changed at will and written."""
+"""Small logs in the project's format, made by hand: one frame per table, each changed at will and written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def views(count: int, rng: np.random.Generator, live: bool, first_view: int = 1,
 
 @dataclass
 class Logs:
-    """The frames of one folder, by file name."""
+    """The frames of one folder, by table."""
 
     frames: dict[str, pl.DataFrame] = field(default_factory=dict)
 
@@ -54,6 +54,34 @@ class Logs:
             frame.write_parquet(folder / f"{name}.parquet")
         return folder
 
+    def write_csv(self, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in self.frames.items():
+            frame.write_csv(folder / f"{name}.csv")
+        return folder
+
+    def write_parts(self, folder: Path, parts: int) -> Path:
+        """Each table as a folder of Parquet files, the rows in the same order."""
+        for name, frame in self.frames.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for part, start in enumerate(range(0, len(frame), -(-len(frame) // parts))):
+                rows = frame[start : start + -(-len(frame) // parts)]
+                rows.write_parquet(folder / name / f"part-{part}.parquet")
+        return folder
+
+    def shuffled(self, seed: int) -> Logs:
+        return Logs({name: frame.sample(fraction=1, shuffle=True, seed=seed) for name, frame in self.frames.items()})
+
+    def with_text_ids(self, *columns: str) -> Logs:
+        """The same logs with some id columns as text: 7 becomes u7."""
+        texts = [pl.format("u{}", pl.col(name)).alias(name) for name in columns]
+        return Logs(
+            {
+                name: frame.with_columns(text for text in texts if text.meta.output_name() in frame.columns)
+                for name, frame in self.frames.items()
+            }
+        )
+
     def set(self, file: str, row: int, **values: int | None) -> Logs:
         """The same logs with some values of one row changed."""
         frame = self.frames[file].with_row_index("_i")
@@ -62,3 +90,8 @@ class Logs:
             for name, value in values.items()
         ]
         return Logs(self.frames | {file: frame.with_columns(changed).drop("_i")})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, by its path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

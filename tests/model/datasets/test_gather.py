@@ -11,18 +11,25 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parquet_logs import ACTS, START_MS, Logs, views
+from parquet_logs import ACTS, START_MS, STEP_MS, Logs, views
 
 from feature_store.schema import DOMAINS, MISSING
+from model.datasets.logs import prepare_logs
 from model.datasets.prepared import Prepared
 from model.datasets.samples import Batch, gather, shuffled_batches
-from model.datasets.simulated import prepare_simulated
 
 TEST_FROM = date(2025, 3, 3)
 
 
 def prepare(logs: Logs, folder: Path) -> Prepared:
-    return prepare_simulated(logs.write(folder / "logs"), folder / "out", TEST_FROM)
+    return prepare_logs(logs.write(folder / "logs"), folder / "out", TEST_FROM, rows_per_bucket=100)
+
+
+def asked_before(logs: Logs, seed: int) -> Logs:
+    """The same logs, in which a view begins up to 15 minutes after the request that led to it."""
+    frame = logs.frames["live_events"]
+    steps = pl.Series(np.random.default_rng(seed).integers(0, 4, len(frame)))
+    return Logs(logs.frames | {"live_events": frame.with_columns(request_time=pl.col("event_time") - steps * STEP_MS)})
 
 
 def expected_history(logs: Logs, data: Prepared, domain: str, user_id: int, now: int) -> list[list[int]]:
@@ -61,6 +68,34 @@ def test_gather_agrees_with_a_plain_reading(tmp_path: Path) -> None:
     assert batch.users.video_length.max() == 50
 
 
+def test_a_history_is_what_was_known_at_the_request_and_not_at_the_view(tmp_path: Path) -> None:
+    logs = asked_before(Logs.random(11, video=900, live=200), 11)
+    data = prepare(logs, tmp_path)
+    batch = gather(data, np.arange(200))
+    live = logs.frames["live_events"].sort("request_time", "user_id", "author_id", "live_id", maintain_order=True)
+    for request, row in zip(batch.request, live.iter_rows(named=True), strict=True):
+        assert batch.users.now[request] == row["request_time"]
+        for domain in DOMAINS:
+            expected = expected_history(logs, data, domain, row["user_id"], row["request_time"])
+            assert getattr(batch.users, domain)[request, : len(expected)].tolist() == expected
+            assert getattr(batch.users, f"{domain}_length")[request] == len(expected)
+
+
+def test_slate_mates_that_began_one_after_the_other_do_not_see_each_other(tmp_path: Path) -> None:
+    logs = Logs.random(13)
+    slate = views(4, np.random.default_rng(0), live=True, first_view=5_000)
+    begin = [START_MS + 5_000 + ms for ms in (0, 2_000, 7_000, 60_000)]
+    shown = pl.DataFrame({"user_id": [1] * 4, "event_time": begin, "play_time": [0, 3_000, 20_000, 1]})
+    slate = slate.with_columns(shown.get_columns()).with_columns(request_time=pl.lit(START_MS + 5_000, pl.Int64))
+    asked = logs.frames["live_events"].with_columns(request_time="event_time")
+    data = prepare(Logs(logs.frames | {"live_events": pl.concat([asked, slate])}), tmp_path)
+    rows = np.flatnonzero((data.samples["request_time"] == START_MS + 5_000) & (data.samples["user_row"] == 0))
+    spans = _spans(data, rows)
+    assert len(spans) == 4
+    assert len(set(spans)) == 1
+    assert not set(data.events["live"].columns["view_id"][slice(*spans[0])].tolist()) & {5_000, 5_001, 5_002, 5_003}
+
+
 def test_trimmed_batches_differ_in_pads_only(tmp_path: Path) -> None:
     data = prepare(Logs.random(12), tmp_path)
     rows = np.arange(20)
@@ -92,14 +127,14 @@ def _spans(data: Prepared, rows: np.ndarray) -> list[tuple[int, int]]:
 def _sample(data: Prepared, key: dict[str, int]) -> Batch:
     """The one sample of `key`, gathered."""
     users = data.user_ids()[data.samples["user_row"]]
-    mine = (users == key["user_id"]) & (data.samples["request_time"] == key["event_time"])
+    mine = (users == key["user_id"]) & (data.samples["request_time"] == key["request_time"])
     mine &= (data.samples["author_id"] == key["author_id"]) & (data.samples["live_id"] == key["live_id"])
     return gather(data, np.flatnonzero(mine)[:1])
 
 
 def _rewrite_future(logs: Logs, sample: dict[str, Any], rng: np.random.Generator) -> Logs:
     """The same logs with everything that was not known at the sample's request changed, removed or added to."""
-    now, frames = sample["event_time"], dict(logs.frames)
+    now, frames = sample["request_time"], dict(logs.frames)
     for domain in DOMAINS:
         frame = frames[f"{domain}_events"]
         known = (pl.col("event_time") + pl.max_horizontal("play_time", 1)) <= now
@@ -112,6 +147,8 @@ def _rewrite_future(logs: Logs, sample: dict[str, Any], rng: np.random.Generator
         # Some begin before the request, and end after it.
         begin = pl.Series(now + rng.integers(-5, 20, 30) * 1_000)
         added = added.with_columns(event_time=begin, play_time=pl.lit(6_000 + rng.integers(0, 9_000, 30)))
+        if domain == "live":
+            added = added.with_columns(request_time=pl.col("event_time") - 1_000)
         frames[f"{domain}_events"] = pl.concat([frame.filter(known | own), future, added], how="vertical_relaxed")
     return Logs(frames)
 
@@ -119,8 +156,8 @@ def _rewrite_future(logs: Logs, sample: dict[str, Any], rng: np.random.Generator
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1), pick=st.floats(0, 1, exclude_max=True))
 def test_nothing_known_after_a_request_changes_its_sample(tmp_path: Path, seed: int, pick: float) -> None:
-    logs = Logs.random(seed, video=250, live=60)
-    live = logs.frames["live_events"].unique(["user_id", "event_time", "author_id", "live_id"], keep="none")
+    logs = asked_before(Logs.random(seed, video=250, live=60), seed)
+    live = logs.frames["live_events"].unique(["user_id", "request_time", "author_id", "live_id"], keep="none")
     sample = live.sort("view_id").row(int(pick * len(live)), named=True)
     rewritten = _rewrite_future(logs, sample, np.random.default_rng(seed))
     before, after = (_sample(prepare(each, tmp_path), sample) for each in (logs, rewritten))
@@ -132,7 +169,7 @@ def test_nothing_known_after_a_request_changes_its_sample(tmp_path: Path, seed: 
 
 def test_the_leak_test_would_see_a_leak(tmp_path: Path) -> None:
     """A sample's batch does change with what was known before its request."""
-    logs = Logs.random(14)
+    logs = asked_before(Logs.random(14), 14)
     sample = logs.frames["live_events"].sort("event_time").row(-1, named=True)
     earlier = logs.frames["video_events"].with_columns(author_id=pl.col("author_id") + 100)
     changed = Logs(logs.frames | {"video_events": earlier})

@@ -1,8 +1,9 @@
-"""The simulated platform: the same seed, the same logs; rates, shares and groups as documented; time makes sense."""
+"""The simulated platform: the same seed, the same logs; rates, shares and groups as documented; the truth is true."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import polars as pl
 import pytest
 
 from feature_store.schema import default_schema
-from model.datasets.outcomes import LEVELS_MS, RATES
+from model.datasets import simulator
+from model.datasets.outcomes import LEVELS_MS, RATES, TASK_ACTS
 from model.datasets.prepared import PreparedError
 from model.datasets.simulator import Simulation, simulate
-from model.datasets.world import GROUPS, VIEWS_PER_DAY
+from model.datasets.world import GROUPS, VIEWS_PER_DAY, Planted
 
 ACTS = default_schema().behaviours
-FILES = ("video_events", "live_events", "users", "authors")
+FILES = ("video_events", "live_events", "live_truth", "users", "authors")
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +42,15 @@ def test_same_arguments_same_contents(tmp_path: Path) -> None:
     assert not read(tmp_path / "a", "live_events").equals(read(tmp_path / "c", "live_events"))
 
 
-def test_more_days_begin_with_the_same_ones(tmp_path: Path) -> None:
-    simulate(tmp_path / "short", users=60, days=2, seed=7)
-    simulate(tmp_path / "long", users=60, days=3, seed=7)
-    for name in ("video_events", "live_events", "authors"):
-        short, long = read(tmp_path / "short", name), read(tmp_path / "long", name)
-        assert long[: len(short)].equals(short), name
+def test_blocks_of_users_do_not_know_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first users of many are those of few, so memory need not grow with their number."""
+    monkeypatch.setattr(simulator, "BLOCK_VIEWS", 52 * 2 * 40)
+    simulate(tmp_path / "few", users=40, days=2, seed=7, authors=300)
+    simulate(tmp_path / "many", users=100, days=2, seed=7, authors=300)
+    for name in ("video_events", "live_events", "live_truth"):
+        few, many = read(tmp_path / "few", name), read(tmp_path / "many", name)
+        assert many.filter(pl.col("user_id") <= 40).equals(few), name
+        assert many["user_id"].n_unique() > 40
 
 
 def test_shares_of_views_and_acts(logs: Path) -> None:
@@ -83,8 +88,8 @@ def test_views_of_a_user_follow_each_other_within_the_days(logs: Path) -> None:
         read(logs, f"{domain}_events").select("user_id", "view_id", "event_time", "play_time")
         for domain in ("video", "live")
     ]
+    assert all(frame.select("user_id", "view_id").is_unique().all() for frame in both)
     views = pl.concat(both).sort("user_id", "event_time")
-    assert views["view_id"].is_unique().all()
     ends = pl.col("event_time") + pl.col("play_time")
     overlaps = views.select((ends > pl.col("event_time").shift(-1)).over("user_id").fill_null(False)).to_series()
     assert overlaps.mean() < 0.002
@@ -102,15 +107,55 @@ def test_live_views_agree_with_the_authors_file(logs: Path) -> None:
     assert rooms.select("author_id", "live_id").is_unique().all()
 
 
-def test_a_like_of_a_tag_foretells_the_next_one(logs: Path) -> None:
-    """Bursts are shared by the domains: a like in the video domain raises the odds of one in the live domain."""
-    liked = read(logs, "video_events").filter(pl.col("like") == 1).select("user_id", "tag", "event_time")
-    live = read(logs, "live_events").select("user_id", "tag", "event_time", "view_id", "like")
-    pairs = live.join(liked, on=["user_id", "tag"], suffix="_liked")
-    lag_hours = (pl.col("event_time") - pl.col("event_time_liked")) / 3_600_000
-    after = pairs.filter(lag_hours.is_between(0, 12)).select("view_id").unique()
-    rate = live.join(after, on="view_id", how="semi")["like"].mean()
-    assert rate > 3 * live["like"].mean()
+def test_rooms_are_ranked_in_slates(logs: Path) -> None:
+    live = read(logs, "live_events")
+    slates = live.group_by("user_id", "request_time").agg(pl.len(), pl.col("page").n_unique().alias("pages"))
+    assert (slates["len"] == simulator.SLATE).all()
+    assert (slates["pages"] == 1).all()
+    assert (live["event_time"] >= live["request_time"]).all()
+
+
+def test_the_truth_is_the_probability_of_the_labels(logs: Path) -> None:
+    """In every tenth of the samples by probability, and by author quality, labels are as frequent as it says."""
+    live = read(logs, "live_events").join(read(logs, "live_truth"), on=["user_id", "view_id"], how="left")
+    for task, act in TASK_ACTS.items():
+        bins = live.sort(task).with_row_index().with_columns(bin=pl.col("index") * 10 // len(live))
+        for _, rows in bins.group_by("bin"):
+            expected, error = rows[task].mean(), (rows[task] * (1 - rows[task])).sum() ** 0.5 / len(rows)
+            assert rows[act].mean() == pytest.approx(expected, abs=4.5 * error), (task, act)
+
+
+def truth_spread(folder: Path) -> dict[str, float]:
+    """How far the log odds of each task spread."""
+    truth = read(folder, "live_truth")
+    return {task: float((truth[task] / (1 - truth[task])).log().std()) for task in TASK_ACTS}  # type: ignore[arg-type]
+
+
+def test_the_null_plants_nothing(tmp_path: Path) -> None:
+    simulate(tmp_path / "null", users=300, days=3, planted=Planted.nothing())
+    assert max(truth_spread(tmp_path / "null").values()) < 1e-6
+    busy = read(tmp_path / "null", "video_events").filter(pl.col("user_id").count().over("user_id") > 200)
+    shares = busy.group_by("user_id", "tag").len().with_columns(pl.col("len") / pl.col("len").sum().over("user_id"))
+    assert shares["len"].max() < 0.2  # no tag is shown to anyone much more than another, of 16
+    assert json.loads((tmp_path / "null" / "meta.json").read_text())["simulation"]["null"]
+
+
+@pytest.mark.parametrize("name", [n for n in Planted.names() if n not in ("drift", "exposure", "sparsity")])
+def test_every_structure_can_be_left_out(tmp_path: Path, name: str) -> None:
+    """Alone it spreads the truth, which nothing planted does not (groups: by more than interests do alone)."""
+    alone = replace(Planted.nothing(), **{name: True, **({"interests": True} if name in ("groups", "memory") else {})})
+    simulate(tmp_path / "alone", users=200, days=3, planted=alone)
+    assert max(truth_spread(tmp_path / "alone").values()) > 0.05
+    assert not getattr(Planted().without(name), name)
+    with pytest.raises(ValueError, match="no such structure"):
+        Planted().without("telepathy")
+
+
+def test_exposure_and_sparsity_are_switches(tmp_path: Path) -> None:
+    planted = Planted().without("exposure", "sparsity")
+    info = simulate(tmp_path / "dense", users=400, days=3, planted=planted)
+    assert info.views["live"] / sum(info.views.values()) == pytest.approx(0.5, abs=0.02)
+    assert info.rates["live"]["like"] == pytest.approx(5 * RATES["like"][1], rel=0.25)
 
 
 def test_meta_says_how_the_logs_came_to_be(logs: Path) -> None:
@@ -131,7 +176,7 @@ def test_a_simulation_replaces_a_simulation(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
 
 
-@pytest.mark.parametrize("wrong", [{"users": 0}, {"days": 0}, {"authors": 5}])
+@pytest.mark.parametrize("wrong", [{"users": 0}, {"days": 0}, {"authors": 0}])
 def test_impossible_sizes_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least one user"):
         simulate(tmp_path / "logs", **wrong)  # type: ignore[arg-type]

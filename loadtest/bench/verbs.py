@@ -1,0 +1,110 @@
+"""The verbs of `farm bench`.  Each imports what it measures only when called."""
+
+from __future__ import annotations
+
+import json as json_module
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+bench = typer.Typer(help="Measure, print JSON with claims, exit 1 when a claim does not hold.", no_args_is_help=True)
+
+
+class ProviderName(StrEnum):
+    """Where the towers run."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Data = Annotated[Path, typer.Option(help="PREPARED folder, made by `farm prepare`.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")]
+
+
+@bench.command("engine")
+def bench_engine(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    candidates: Annotated[str, typer.Option(help="Candidate counts.")] = "1,50,200,500",
+    device: Annotated[ProviderName, typer.Option(help="Where the towers run.")] = ProviderName.cpu,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Under a minute.")] = False,
+) -> None:
+    """Time of both towers; the user once against the history tiled per candidate.
+
+    Example: `farm bench engine --artifact artifact --json engine.json`
+    """
+    from loadtest.bench.engine import run
+
+    counts = [_count(text) for text in candidates.split(",")]
+    _finish(run(artifact, threads, counts, device.value, quick), json)
+
+
+@bench.command("quality")
+def bench_quality(
+    data: Data,
+    seeds: Annotated[int, typer.Option(min=1)] = 5,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="One seed, one epoch: for a look, its claims say little.")] = False,
+) -> None:
+    """FARM, its base model and two LightGBM models on the test days, with intervals.
+
+    Example: `farm bench quality --data prepared --seeds 5 --json quality.json`
+    """
+    from loadtest.bench.quality import run
+
+    _finish(run(data, seeds, quick), json)
+
+
+@bench.command("prepare")
+def bench_prepare(
+    events: Annotated[int, typer.Option(min=10_000, help="To simulate, about.")] = 50_000_000,
+    data: Annotated[Path | None, typer.Option(help="Logs in the project's format; default: simulated ones.")] = None,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="300,000 events.")] = False,
+) -> None:
+    """Time and peak memory of `farm prepare logs`, in a process of its own on two cores.
+
+    Example: `farm bench prepare --events 50000000 --json prepare.json`
+    """
+    from loadtest.bench.prepare import run
+
+    _finish(run(events, data, quick), json)
+
+
+@bench.command("train")
+def bench_train(
+    data: Annotated[Path | None, typer.Option(help="PREPARED folder; default: a simulated one.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 5000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, tf32 (CUDA), bf16; may be repeated.")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 8,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="A small data set.")] = False,
+) -> None:
+    """Samples per second of FARM's training, the wait for data, and the share of matrix products.
+
+    Example: `farm bench train --precision fp32 --precision bf16 --json train.json`
+    """
+    from loadtest.bench.train import run
+
+    _finish(run(data, batch_size, device, precision or ["fp32", "bf16"], steps, quick), json)
+
+
+def _finish(report: dict[str, Any], json: Path | None) -> None:
+    """Print and write a bench's report; exit 1 when a claim does not hold."""
+    text = json_module.dumps(report, indent=1)
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(text + "\n")
+    print(text)
+    if not all(claim["holds"] for claim in report["claims"]):
+        raise typer.Exit(1)
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"--candidates {text!r}: positive integers, separated by commas")
+    return int(text)

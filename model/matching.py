@@ -1,0 +1,74 @@
+"""Initial weights with which attention looks for equals.
+
+The candidate, a live event and a video event name authors, tags and pages from shared embedding tables.  From the usual
+initial weights the logit of two equal rows is as random as that of any two, and an attention finds out only slowly that
+equality matters.  Here the query and key projections of a shared table start as the same map, so that an equal
+row begins with a known logit and any other with one near zero; training may change all of it.
+
+Letters: H heads, d width of a head, w width of a field, D width of a query's or key's part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from feature_store.view import ModelView, Part
+from model.attention import KeysValues
+
+Columns = slice
+
+
+def field_columns(view: ModelView, part: Part) -> dict[str, Columns]:
+    """Where the embedding of each table lies in a part's concatenation; the first field of a table counts."""
+    columns: dict[str, Columns] = {}
+    start = 0
+    for field in view.fields(part):
+        columns.setdefault(view.table_name(part, field), slice(start, start + field.width))
+        start += field.width
+    return columns
+
+
+def shared_columns(view: ModelView, query: Part, key: Part) -> Iterator[tuple[Columns, Columns]]:
+    """Columns of every table that both parts read."""
+    keys = field_columns(view, key)
+    for table, columns in field_columns(view, query).items():
+        if table in keys:
+            yield columns, keys[table]
+
+
+@torch.no_grad()
+def look_for_equals(
+    query: Tensor,
+    bias: Tensor | None,
+    events: KeysValues,
+    shared: Iterable[tuple[Columns, Columns]],
+    logit: float,
+    table_std: float,
+) -> None:
+    """Make the projections of shared tables start alike, in place: a head to a table, in turn.
+
+    query [H d, Dq], bias [H d]: of the query's projection.  logit: of a row of N(0, table_std) with itself, and of any
+    query with the sink.
+    """
+    heads, key = events.heads, events.key.weight
+    head_width = len(key) // heads
+    for number, (query_columns, key_columns) in enumerate(shared):
+        head = number % heads
+        rows = slice(head * head_width, (head + 1) * head_width)
+        width = key_columns.stop - key_columns.start
+        gain = math.sqrt(logit * math.sqrt(head_width) / (min(width, head_width - 1) * table_std**2))
+        start = torch.empty(head_width, width)
+        nn.init.orthogonal_(start[:-1], gain)
+        start[-1] = 0
+        query[rows, query_columns] = start
+        key[rows, key_columns] = start
+    if events.sink_key is not None and bias is not None:
+        # The last number of a head's query starts as 1, so that the sink has a logit of its own.
+        last = torch.arange(1, heads + 1) * head_width - 1
+        query[last], bias[last] = 0.0, 1.0
+        key[last] = 0.0
+        events.sink_key[:, -1] = logit
