@@ -131,7 +131,9 @@ def train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="key=value", help="Any other setting.")] = None,
 ) -> None:
-    """Train FARM or its base model; the validation day chooses the epoch.
+    """Train FARM or a base model; the validation day chooses the epoch and calibrates.
+
+    Several processes: `torchrun --nproc-per-node 2 -m farm train --data prepared --out run`.
 
     Example: `farm train --data prepared --out run --set cutoff=3 --set fuse=false`
     """
@@ -143,7 +145,8 @@ def train(
     if epochs is not None:
         chosen["epochs"] = epochs
     result = run(Prepared.open(data), out, chosen)
-    _say(f"best epoch {result.best_epoch} of {len(result.epochs)}; run in {out}")
+    if os.environ.get("RANK", "0") == "0":
+        _say(f"best epoch {result.best_epoch} of {len(result.epochs)}; run in {out}")
 
 
 @app.command()

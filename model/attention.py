@@ -35,8 +35,8 @@ class KeysValues(nn.Module):
 
     With a sink there is one more slot, of a learned key and the value 0, and values have a bias: n events that match
     share n / (n + 1) of the weight, not all of it, and the bias carries how much that is.  So the answer tells how much
-    evidence there is, as a smoothed rate does.  (DIN, Zhou et al., KDD 2018, section 4.3, leaves the softmax out for the
-    same reason.)
+    evidence there is, as a smoothed rate does.  (DIN, Zhou et al., KDD 2018, section 4.3, leaves the softmax out for
+    the same reason.)
     """
 
     def __init__(self, width: int, heads: int, head_width: int, sink: bool) -> None:

@@ -22,10 +22,10 @@ class ModelConfig:
     # "farm", or a base model by the name of its head: masked means of both histories instead of FARM's modules
     arch: Architecture = "farm"
     # attention (Eq. 11, 12, 16, 17)
-    heads: int = 2
-    head_width: int = 32  # d; heads * head_width is the width of an attention
+    heads: int = 4
+    head_width: int = 16  # d; heads * head_width is the width of an attention
     residual: bool = True  # self- and cross-attention add to what asks (Eq. 12, 16); off: the equations to the letter
-    match_logit: float = 3.0  # initial attention logit of two equal rows of a shared table; 0: projections start apart
+    match_logit: float = 6.0  # initial attention logit of two equal rows of a shared table; 0: projections start apart
     sink: bool = True  # a slot of value 0 in target and cross attentions: tells one matching event from many
     # frequency module (Eq. 1-5, 9, 10)
     video_frequency: bool = True  # ablation w/o V-FA when off

@@ -21,6 +21,9 @@ class SelfAttentions(nn.Module):
         self.residual = residual
         self.video = SequenceAttention(video_width, video_width, heads, head_width)
         self.live = SequenceAttention(live_width, live_width, heads, head_width)
+        if residual:  # each event starts as itself
+            nn.init.zeros_(self.video.out.weight)
+            nn.init.zeros_(self.live.out.weight)
 
     def forward(self, video: Tensor, live: Tensor, video_valid: Tensor, live_valid: Tensor) -> tuple[Tensor, Tensor]:
         v_hat, l_hat = self.video(video, video, video_valid, video_valid), self.live(live, live, live_valid, live_valid)
@@ -37,6 +40,8 @@ class FuseModule(nn.Module):
         super().__init__()
         self.residual = residual
         self.cross = SequenceAttention(live_width, video_width, heads, head_width, sink)
+        if residual:
+            nn.init.zeros_(self.cross.out.weight)
 
     def forward(self, video: Tensor, live: Tensor, video_valid: Tensor, live_valid: Tensor) -> Tensor:
         fused: Tensor = self.cross(live, video, live_valid, video_valid)

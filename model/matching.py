@@ -51,9 +51,11 @@ def look_for_equals(
 ) -> None:
     """Make the projections of shared tables start alike, in place: a head to a table, in turn.
 
+    Values start at the scale of 1, and so does the bias that tells how much of an attention is not the sink's.
     query [H d, Dq], bias [H d]: of the query's projection.  logit: of a row of N(0, table_std) with itself, and of any
     query with the sink.
     """
+    events.value.weight.div_(table_std)
     heads, key = events.heads, events.key.weight
     head_width = len(key) // heads
     for number, (query_columns, key_columns) in enumerate(shared):
@@ -72,3 +74,4 @@ def look_for_equals(
         query[last], bias[last] = 0.0, 1.0
         key[last] = 0.0
         events.sink_key[:, -1] = logit
+        nn.init.normal_(events.value.bias)

@@ -13,10 +13,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench.report import claim, report
 from model.datasets.log_tables import scan_table
 from model.datasets.logs import FORMATS, prepare_logs, read_meta
 from model.datasets.source import local_day
+from model.figures import claim, report
 
 CORES = 2
 DAYS = 8

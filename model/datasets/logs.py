@@ -45,7 +45,15 @@ TASK_ACTS = {
     "cmtr": "comment",
     "gtr": "gift",
 }
-RECOMMENDED_TRAINING = {"batch_size": 128, "learning_rate": 2e-3, "epochs": 2}
+RECOMMENDED_TRAINING = {
+    "batch_size": 256,
+    "learning_rate": 2e-3,
+    "epochs": 2,
+    "table_std": 0.2,
+    "dropout": 0.1,
+    "field_missing_rate": 0.01,
+    "record_missing_rate": 0.01,
+}
 
 _VIEW_IDS: Limits = dict.fromkeys(("user_id", "author_id", "view_id"), ID_LIMITS)
 _VIEW: Limits = {
@@ -75,7 +83,7 @@ OPTIONAL_TABLES = ("live_truth",)
 def default_view(utc_offset_s: int = 0) -> ModelView:
     """The paper's fields (section 2.2) and widths (D1 = 92, D2 = 64), for the default record schema."""
     bits = len(default_schema().behaviours)
-    page, cluster = fields.category("page", 4, 16, table="page"), fields.category("cluster", 4, 63, table="cluster")
+    page, cluster = fields.category("page", 4, 16, table="page"), fields.category("cluster", 8, 63, table="cluster")
     return ModelView(
         history_length=50,
         utc_offset_s=utc_offset_s,
@@ -85,8 +93,8 @@ def default_view(utc_offset_s: int = 0) -> ModelView:
             fields.behaviours(16, bits),
         ),
         live=(
-            *(fields.AUTHOR_ID, fields.TAG, fields.play_time(5), fields.lag(5), page),
-            *(cluster, fields.behaviours(6, bits)),
+            *(fields.AUTHOR_ID, fields.TAG, fields.play_time(3), fields.lag(4), page),
+            *(cluster, fields.behaviours(5, bits)),
         ),
         candidate=(fields.AUTHOR_ID, fields.LIVE_ID, fields.TAG, cluster),
         user=(fields.USER_ID, fields.category("activity_group", 8, 7)),

@@ -53,7 +53,7 @@ _PLANTED_IN = {
     "evening": "context",
 }
 LIVE_WEIGHTS: dict[str, tuple[float, ...]] = {  # growth of the log odds with each driver
-    "click": (1.4, 1.6, 0.9, 0.3, 3.6, 2.8, 0.3, 0.6, 0.3),
+    "click": (1.4, 2.4, 0.9, 0.3, 3.6, 2.4, 0.3, 0.6, 0.3),
     "effective_view": (0.3, 0.3, 0.2, 0.4, 0.6, 0.5, 0.2, 0.2, 0.1),
     "long_view": (0.1, 0.2, 0.2, 3.2, 0.4, 0.4, 0.2, 0.2, 0.1),
     "like": (0.1, 0.2, 0.4, 3.2, 0.8, 0.6, 0.2, 0.0, 0.0),

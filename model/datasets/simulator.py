@@ -66,7 +66,7 @@ GAP_MS = 1_500  # between items, on average
 PAGE_SHARES: dict[Domain, tuple[float, ...]] = {"video": (0.70, 0.20, 0.07, 0.03), "live": (0.60, 0.25, 0.10, 0.05)}
 VIDEO_INTEREST = 0.50  # share of videos of a tag of interest; the rest is of any tag
 VIDEO_COMMUNITY = 0.30  # share of videos by authors of the user's community
-LIVE_FAMILIAR = 0.40  # share of live rooms by familiar authors
+LIVE_FAMILIAR = 0.50  # share of live rooms by familiar authors
 LIVE_COMMUNITY = 0.20  # by authors of the user's community; the rest is anyone's
 MEMORY_VIEWS = 40  # live views after which a room is forgotten
 BLOCK_VIEWS = 1_000_000  # of a block, about
@@ -126,7 +126,7 @@ def simulate(
 ) -> Simulation:
     """Write video_events, live_events, live_truth, users, authors (.parquet) and meta.json into `out`, or nothing.
 
-    authors: two for every three users, rounded up to a multiple of 576, unless given.  planted: everything, unless
+    authors: one for every ten users, rounded up to a multiple of 192, unless given.  planted: everything, unless
     given.  The same arguments write the same contents.  A user has 52 views a day on average.
     ValueError when there is no user or no day.
 
@@ -135,7 +135,7 @@ def simulate(
     if users < 1 or not 1 <= days <= 1_000 or (authors is not None and authors < 1):
         raise ValueError("at least one user, 1 to 1000 days, and at least one author")
     planted = Planted() if planted is None else planted
-    catalogue = Authors.create(max(1, users * 2 // 3) if authors is None else authors, days, seed)
+    catalogue = Authors.create(max(1, users // 10) if authors is None else authors, days, seed)
     info = Simulation(seed=seed, users=users, authors=catalogue.count, first_day=first_day, days=days)
     with whole_folder(Path(out), marker=META_FILE) as folder:
         platform = Platform(info, catalogue, planted)
@@ -157,8 +157,8 @@ class _Writers:
 
     def __init__(self, folder: Path) -> None:
         self.files = {name: pq.ParquetWriter(folder / f"{name}.parquet", _schema(name)) for name in _COLUMNS}
-        self.views = dict.fromkeys(DOMAINS, 0)
-        self.acts = {domain: dict.fromkeys(BEHAVIOURS, 0) for domain in DOMAINS}
+        self.views: dict[str, int] = dict.fromkeys(DOMAINS, 0)
+        self.acts: dict[str, dict[str, int]] = {domain: dict.fromkeys(BEHAVIOURS, 0) for domain in DOMAINS}
 
     def __enter__(self) -> _Writers:
         return self
@@ -215,7 +215,8 @@ class Items:
 def _before(flags: np.ndarray, first: np.ndarray, user: np.ndarray) -> np.ndarray:
     """How many flags of the same user are set before each item.  [N] int32"""
     before = np.cumsum(flags, dtype=np.int32) - flags
-    return before - np.append(before, 0)[first][user]
+    own: np.ndarray = before - np.append(before, 0)[first][user]
+    return own
 
 
 class Platform:
@@ -377,7 +378,8 @@ class _Block:
     def _sessions_begin(self, user_days: int) -> np.ndarray:
         """ms since 1970 of every (user, day, session).  [U D 3] int64"""
         info = self.platform.info
-        hours = self.rng.uniform(*np.array(SESSIONS_BEGIN).T, (user_days, len(SESSIONS_BEGIN)))
+        first, last = np.array(SESSIONS_BEGIN).T
+        hours = self.rng.uniform(first, last, (user_days, len(SESSIONS_BEGIN)))
         day = np.tile(np.arange(info.days), user_days // info.days)[:, None]
         midnight = local_midnight(info.first_day, info.utc_offset_s)
         begin: np.ndarray = (midnight + 86_400_000 * day + (3_600_000 * hours).astype(np.int64)).ravel()

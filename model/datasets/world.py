@@ -19,7 +19,7 @@ from feature_store.schema import Domain
 
 TAGS = 16
 CLUSTERS = 8
-COMMUNITIES = 24
+COMMUNITIES = 12
 AUTHOR_STEP = TAGS * COMMUNITIES  # an author's tag and community are digits of its number
 FIRST_AUTHOR_ID = 100_001
 GROUPS = ("low", "mid", "high", "full")
@@ -155,9 +155,8 @@ class People:
 
     def interest_of(self, user: np.ndarray, video: np.ndarray, slot: np.ndarray) -> np.ndarray:
         """The tag in one slot of each user's interests at its `video`-th video.  [V]"""
-        if self.interests.shape[2] == 1:
-            return self.interests[user, slot, 0]
         stretch = (video + slot * (INTEREST_VIDEOS // INTERESTS)) // INTEREST_VIDEOS
+        stretch = np.minimum(stretch, self.interests.shape[2] - 1)  # without drift there is but one
         tags: np.ndarray = self.interests[user, slot, stretch]
         return tags
 
@@ -199,8 +198,6 @@ def holds(mask: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 def _masks(sets: np.ndarray, videos: int) -> np.ndarray:
     """Sets of one tag by slot and stretch [U, INTERESTS, S] uint32 -> their unions, step by step [U, steps]"""
-    if sets.shape[2] == 1:
-        return np.bitwise_or.reduce(sets[:, :, 0], axis=1)[:, None]
     step = np.arange(videos // (INTEREST_VIDEOS // INTERESTS) + 2)
     slot = np.arange(INTERESTS)
     stretch = np.minimum((step[:, None] + slot) // INTERESTS, sets.shape[2] - 1)  # [steps, INTERESTS]
