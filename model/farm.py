@@ -179,6 +179,9 @@ class Ranker(nn.Module):
         if farm.fuse is not None:
             cross, shared = farm.fuse.cross, shared_columns(view, "live", "video")
             look_for_equals(cross.query.weight, cross.query.bias, cross.keys_values, shared, c.match_logit, table_std)
+            if c.residual:  # what is found in the video history starts beside what Eq. 17 looks for, not over it
+                for _, columns in shared_columns(view, "candidate", "live"):
+                    nn.init.zeros_(cross.out.weight[columns])
 
     def user_state(
         self, video: Tensor, video_length: Tensor, live: Tensor, live_length: Tensor, user: Tensor, now: Tensor

@@ -40,8 +40,6 @@ class FuseModule(nn.Module):
         super().__init__()
         self.residual = residual
         self.cross = SequenceAttention(live_width, video_width, heads, head_width, sink)
-        if residual:
-            nn.init.zeros_(self.cross.out.weight)
 
     def forward(self, video: Tensor, live: Tensor, video_valid: Tensor, live_valid: Tensor) -> Tensor:
         fused: Tensor = self.cross(live, video, live_valid, video_valid)

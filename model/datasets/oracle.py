@@ -25,6 +25,7 @@ from model.datasets.outcomes import (
     PAGE_EFFECT,
     TASK_ACTS,
     Odds,
+    glance_likelihood,
     live_logits,
     live_weights,
     sigmoid,
@@ -106,6 +107,7 @@ class _History:
     acts: np.ndarray  # [U, L, A] bool
     cluster: np.ndarray
     page: np.ndarray
+    play_time: np.ndarray  # ms
 
     @classmethod
     def of(cls, data: Prepared, batch: Batch, domain: str) -> _History:
@@ -120,7 +122,7 @@ class _History:
         bits = [data.schema.behaviours.index(act) for act in ACTS]
         acts = (column("behaviours")[..., None] >> np.array(bits)) & 1 == 1
         author = np.maximum(column("author_id") - FIRST_AUTHOR_ID, 0)
-        return cls(valid, column("tag"), author, acts, column("cluster"), column("page"))
+        return cls(valid, column("tag"), author, acts, column("cluster"), column("page"), column("play_time"))
 
 
 def _act_likelihood(given: np.ndarray, acts: np.ndarray) -> np.ndarray:
@@ -132,6 +134,12 @@ def _act_likelihood(given: np.ndarray, acts: np.ndarray) -> np.ndarray:
         chance = np.where(acts[..., index], given[..., index], 1 - given[..., index])
         likelihood = likelihood * np.where(able, chance, 1.0)
     return likelihood
+
+
+def _glances(history: _History) -> np.ndarray:
+    """How likely the glances at what was not clicked are, calm and generous.  [U, L, 2]"""
+    likely = np.stack([glance_likelihood(history.play_time, mood) for mood in (False, True)], -1)
+    return np.where(history.acts[..., ACTS.index("click"), None], 1.0, likely)
 
 
 def _smooth(likelihood: np.ndarray, valid: np.ndarray, redraw: float, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +173,7 @@ def _tags(laws: Laws, video: _History) -> np.ndarray:
     joint = np.broadcast_to(_prior(planted), calm.shape)  # of each event's tag
     posterior = np.empty((len(video.valid), TAGS, 3))
     for _ in range(2):
-        by_mood = np.stack([(joint * calm).sum(-1), (joint * generous).sum(-1)], -1)
+        by_mood = np.stack([(joint * calm).sum(-1), (joint * generous).sum(-1)], -1) * _glances(video)
         share = MOOD_SHARES["video"] * planted.video_bursts
         mood = _smooth(by_mood, video.valid, 1 / MOOD_VIDEOS, share)[0][..., 1:]
         posterior = _filter_tags(planted, video, (1 - mood) * calm + mood * generous)
@@ -240,9 +248,9 @@ def _predict(laws: Laws, data: Prepared, batch: Batch) -> np.ndarray:
         "quality": laws.authors.quality[author],
         "page": PAGE_EFFECT[page][u],
         "evening": (hour >= EVENING_HOUR)[u].astype(float),
+        "memory": _memory(live, interest, author, u),
     }
     chances = {
-        "memory": _memory(live, interest, author, u),
         "community": communities[u, community_of(author)],
         "live_passion": clusters[u, cluster],
         "mood": mood[u],
@@ -251,11 +259,12 @@ def _predict(laws: Laws, data: Prepared, batch: Batch) -> np.ndarray:
 
 
 def _memory(live: _History, interest: np.ndarray, author: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Chance that the author's room seen last, if it is not forgotten, was on a topic of interest.  [B]"""
+    """Of the author's rooms in memory, the expected share on a topic of interest.  [B]"""
     recent = np.arange(live.valid.shape[1]) >= live.valid.sum(1, keepdims=True) - MEMORY_VIEWS
     same = (live.author[u] == author[:, None]) & (live.valid & recent)[u]  # [B, L]
-    last = same.shape[1] - 1 - same[:, ::-1].argmax(1)
-    return np.where(same.any(1), interest[u, live.tag[u, last]], 0.0)
+    chance = interest[u[:, None], live.tag[u]]  # [B, L]
+    share: np.ndarray = (same * chance).sum(1) / np.maximum(same.sum(1), 1)
+    return share
 
 
 def _live_state(
@@ -283,10 +292,11 @@ def _live_state(
     clusters = np.full((users, CLUSTERS), prior)
     if not laws.planted.live_bursts:
         return np.zeros(users), clusters
-    generous, now = np.zeros(live.valid.shape), np.zeros(users)
+    generous, now, glances = np.zeros(live.valid.shape), np.zeros(users), _glances(live)
     for _ in range(2):
         weight = clusters[rows, live.cluster]
         by_mood = np.stack([(1 - weight) * likelihood[m, 0] + weight * likelihood[m, 1] for m in (0, 1)], -1)
+        by_mood *= glances
         generous, now = _live_moods(by_mood, live.valid)
         mixed = [(1 - generous) * likelihood[0, p] + generous * likelihood[1, p] for p in (0, 1)]
         evidence = np.where(live.valid, np.log(mixed[1]) - np.log(mixed[0]), 0.0)

@@ -1,7 +1,7 @@
 """What the simulated users do with what they are shown: the probability of each act, the acts, and how long they watch.
 
-Log odds are linear in what is planted, so a probability is known exactly.  In a generous mood the strong acts come
-easily and passions do not show.
+Log odds are sums of what is planted, so a probability is known exactly.  In a generous mood strong acts come easily,
+and fall on everything but passions.
 Letters: V views, A acts.
 """
 
@@ -53,7 +53,7 @@ _PLANTED_IN = {
     "evening": "context",
 }
 LIVE_WEIGHTS: dict[str, tuple[float, ...]] = {  # growth of the log odds with each driver
-    "click": (1.4, 2.4, 0.9, 0.3, 3.6, 2.4, 0.3, 0.6, 0.3),
+    "click": (1.4, 3.0, 0.9, 0.3, 3.6, 2.4, 0.3, 0.6, 0.3),
     "effective_view": (0.3, 0.3, 0.2, 0.4, 0.6, 0.5, 0.2, 0.2, 0.1),
     "long_view": (0.1, 0.2, 0.2, 3.2, 0.4, 0.4, 0.2, 0.2, 0.1),
     "like": (0.1, 0.2, 0.4, 3.2, 0.8, 0.6, 0.2, 0.0, 0.0),
@@ -75,6 +75,8 @@ VIDEO_WEIGHTS: dict[str, tuple[float, float, float]] = {  # interest, passion, m
 PAGE_EFFECT = np.array([0.0, 0.5, 0.9, -0.4], np.float32)
 LEVELS_MS: dict[Domain, tuple[int, int]] = {"video": (3_000, 18_000), "live": (10_000, 60_000)}  # effective, long view
 LONGEST_MS = 20 * 60_000
+GLANCE_MS = 2_000  # the longest
+GLANCE_POWERS = (1.2, 3.0)  # in a generous mood, in a calm one
 
 
 def rates(planted: Planted) -> dict[str, tuple[float, float]]:
@@ -148,12 +150,11 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def live_logits(weights: np.ndarray, drivers: dict[str, np.ndarray], strength: np.ndarray) -> np.ndarray:
     """What the drivers [V] of live views add to the log odds of every act.  [V, A] float32
 
-    Live passions do not show in a generous mood.  strength [V] is how much the user follows the first five drivers.
+    In a generous mood live passions are held back.  strength [V] is how much the user follows the first five drivers.
     """
-    calm = 1 - drivers["mood"]
     stack = np.stack([drivers[name] for name in DRIVERS], axis=1).astype(np.float32)  # [V, drivers]
     stack[:, :5] *= strength[:, None]
-    stack[:, 4] *= calm
+    stack[:, 4] *= np.where(drivers["mood"], -SPREE, 1)
     logits: np.ndarray = stack @ weights.T
     return logits
 
@@ -178,12 +179,29 @@ def probabilities(logits: np.ndarray) -> dict[str, np.ndarray]:
     return {task: reached[act] for task, act in TASK_ACTS.items()}
 
 
-def play_times(live: bool, done: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """ms watched, true to the acts: below, between or above the levels of an effective and a long view.  [V] int32"""
+def glance_power(mood: np.ndarray) -> np.ndarray:
+    """A glance is GLANCE_MS times a uniform number to this power.  [V] float32"""
+    powers: np.ndarray = np.where(mood, *GLANCE_POWERS).astype(np.float32)
+    return powers
+
+
+def glance_likelihood(play_time: np.ndarray, mood: bool) -> np.ndarray:
+    """Density of glances, per GLANCE_MS.  [V]"""
+    power = GLANCE_POWERS[0 if mood else 1]
+    share = np.clip(play_time / GLANCE_MS, 1e-3, 1.0)
+    density: np.ndarray = share ** (1 / power - 1) / power
+    return density
+
+
+def play_times(live: bool, done: dict[str, np.ndarray], mood: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """ms watched, true to the acts: below, between or above the levels of an effective and a long view.  [V] int32
+
+    What is not clicked gets a glance, a longer one in a generous mood [V].
+    """
     effective, long = LEVELS_MS["live" if live else "video"]
     views = len(done["click"])
     share = rng.random(views, np.float32)
-    play = np.where(done["click"], 500 + share * (effective - 500), share * share * 2_000)  # not clicked: a glance
+    play = np.where(done["click"], 500 + share * (effective - 500), GLANCE_MS * share ** glance_power(mood))
     watched = np.flatnonzero(done["effective_view"])
     play[watched] = effective * np.exp(share[watched] * np.float32(np.log(long / effective)))
     stayed = np.flatnonzero(done["long_view"])

@@ -69,10 +69,11 @@ VIDEO_COMMUNITY = 0.30  # share of videos by authors of the user's community
 LIVE_FAMILIAR = 0.50  # share of live rooms by familiar authors
 LIVE_COMMUNITY = 0.20  # by authors of the user's community; the rest is anyone's
 MEMORY_VIEWS = 40  # live views after which a room is forgotten
+MEMORY_ROOMS = 10  # rooms of one author that are remembered
 BLOCK_VIEWS = 1_000_000  # of a block, about
 PLANTED_FOR = {  # the ablation that takes away the module a structure is for, and the tasks it speaks in
     "no_video_frequency": ("video_bursts", ("lvtr", "ltr")),
-    "no_live_frequency": ("live_bursts", ("lvtr", "ltr")),
+    "no_live_frequency": ("live_bursts", ("ctr", "etr")),
     "no_align": ("communities", ("ctr", "etr")),
     "no_fuse": ("memory", ("ctr", "etr")),
 }
@@ -333,15 +334,17 @@ class _Block:
         return np.where(why < LIVE_FAMILIAR, self.people.familiar[user, which], author)
 
     def _remembered(self, user: np.ndarray, author: np.ndarray, tag: np.ndarray, interests: np.ndarray) -> np.ndarray:
-        """Whether the room of the author that the user saw last was on a topic that is of interest now.  [V] bool"""
+        """Of the rooms of the author that the user has in memory, the share on a topic that is of interest now.  [V]"""
         order = np.argsort(user * np.int64(self.authors.count) + author, kind="stable")
-        earlier, now = order[:-1], order[1:]
-        apart = now - earlier
-        same = (user[now] == user[earlier]) & (author[now] == author[earlier]) & (apart <= MEMORY_VIEWS)
-        same &= now // SLATE != earlier // SLATE
-        remembered = np.zeros(len(user), bool)
-        remembered[now[same]] = holds(interests[now[same]], tag[earlier[same]])
-        return remembered
+        seen, liked = np.zeros(len(user), np.float32), np.zeros(len(user), np.float32)
+        for back in range(1, MEMORY_ROOMS + 1):
+            earlier, now = order[:-back], order[back:]
+            same = (user[now] == user[earlier]) & (author[now] == author[earlier])
+            same &= (now - earlier <= MEMORY_VIEWS) & (now // SLATE != earlier // SLATE)
+            now, earlier = now[same], earlier[same]
+            seen[now] += 1
+            liked[now] += holds(interests[now], tag[earlier])
+        return liked / np.maximum(seen, 1)
 
     def tables(self) -> dict[str, Columns]:
         videos, combination = self.videos()
@@ -350,9 +353,8 @@ class _Block:
         given = sigmoid(self.platform.video_logits + self.platform.odds.video)  # [8, A]
         videos |= _acts(given.T, combination, self.rng)
         rooms |= _acts(sigmoid(logits).T, None, self.rng)
-        videos["play_time"], rooms["play_time"] = (
-            play_times(live, table, self.rng) for live, table in ((False, videos), (True, rooms))
-        )
+        videos["play_time"] = play_times(False, videos, combination >= 4, self.rng)
+        rooms["play_time"] = play_times(True, rooms, rooms["mood"], self.rng)
         self._set_times(videos, rooms)
         self._set_ids(videos, rooms)
         rooms["page"] = rooms["page_number"]

@@ -31,7 +31,7 @@ INTERESTS = 4  # tags
 INTEREST_VIDEOS = 240  # videos for which an interest lasts; one of the four changes every 60
 DEEP = 0.5  # share of interests that are passions
 LIVE_PASSIONS = 2  # clusters, in the live domain
-MOOD_SHARES: dict[Domain, float] = {"video": 0.5, "live": 0.5}  # of stretches that are generous
+MOOD_SHARES: dict[Domain, float] = {"video": 0.5, "live": 0.4}  # of stretches that are generous
 MOOD_VIDEOS = 18  # videos between chances for the mood to change
 MOOD_REQUESTS = 4  # live requests between such chances
 FAMILIAR = 8  # live authors that a user is shown again and again
@@ -45,7 +45,7 @@ class Planted:
     drift: bool = True  # interests change slowly; off: they never do
     video_bursts: bool = True  # passions shown by strong acts on videos, outside generous moods
     live_bursts: bool = True  # the same in the live domain, for clusters
-    memory: bool = True  # an author whose room was last seen on a topic of interest is clicked again
+    memory: bool = True  # authors whose rooms, as remembered, were on what is of interest now are clicked again
     communities: bool = True  # users see and click authors of their own community, which no attribute tells
     groups: bool = True  # less active users follow all of this more
     context: bool = True  # quality of authors, page, time of day
