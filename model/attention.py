@@ -19,10 +19,15 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, valid: Tensor) -> Tensor
     query [U, H, Q, d], keys [U, H, d, L] scaled by 1/sqrt(d), values [U, H, L, d] zero in pads, valid [U, L]
     -> [U, Q, H d]
     """
+    mixed = attention_weights(query, keys, valid) @ values  # [U, H, Q, d]
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def attention_weights(query: Tensor, keys: Tensor, valid: Tensor) -> Tensor:
+    """softmax(query keys) over valid events: shapes as in `attend` -> [U, H, Q, L]"""
     logits = query @ keys  # [U, H, Q, L]
     logits = logits.masked_fill(~valid[:, None, None, :], torch.finfo(logits.dtype).min)
-    mixed = torch.softmax(logits, dim=-1) @ values  # [U, H, Q, d]
-    return mixed.transpose(1, 2).flatten(2)
+    return torch.softmax(logits, dim=-1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.datasets.prepared import Prepared
 from model.datasets.logs import prepare_logs
+from model.datasets.prepared import Prepared
 from model.datasets.simulator import simulate
 from model.export import export_run
 from model.materialize import materialize

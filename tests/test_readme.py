@@ -8,12 +8,16 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from farm import app
 from loadtest.process import running_service
 
 ROOT = Path(__file__).parent.parent
+RANKING = ["prepare", "train", "evaluate", "export", "materialize", "serve", "rank"]
 REAL = ROOT.parent / "shared" / "data" / "kuairand_pure"
 
 
@@ -35,7 +39,14 @@ def farm(words: list[str], folder: Path, **environment: str) -> str:
 
 def test_the_readme_shows_the_way_from_logs_to_a_ranking() -> None:
     verbs = [words[0] for words in readme_commands()]
-    assert verbs == ["prepare", "train", "evaluate", "export", "materialize", "serve", "rank"]
+    assert verbs[:-2] == RANKING
+    assert verbs[-2:] == ["study", "report"]
+
+
+@pytest.mark.parametrize("words", readme_commands(), ids=lambda words: words[0])
+def test_the_commands_parse(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    command.commands[words[0]].make_context(words[0], words[1:])
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:
@@ -52,7 +63,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real logs (../shared/data/kuairand_pure) are not here")
 def test_the_readmes_commands_take_real_logs_to_a_ranking(tmp_path: Path) -> None:
     (tmp_path / "KuaiRand-Pure").symlink_to(REAL)
-    *offline, serve, rank = readme_commands()
+    *offline, serve, rank = readme_commands()[: len(RANKING)]
     for words in offline:
         farm(words, tmp_path, FARM_EPOCHS="1")  # the same commands, in a minute
     options = dict(zip(serve[1::2], serve[2::2], strict=True))

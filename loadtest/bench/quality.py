@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightgbm
 import numpy as np
 
-from feature_store.schema import DOMAINS
 from loadtest.bench.counters import counter_features, static_features
-from model.datasets.prepared import Prepared, history_ends
+from model.datasets.prepared import Prepared
 from model.evaluate import predict
 from model.farm import Ranker
 from model.figures import claim, report
 from model.metrics import MEASURABLE_POSITIVES
+from model.report.degraded import frozen
 from model.study.bootstrap import FIGURES, Figures, bootstrap, draw_users, interval
 from model.train import load_model, train
 
@@ -57,7 +56,7 @@ def run(data: Path, seeds: int, quick: bool) -> dict[str, Any]:
     for seed in range(seeds):
         farm, ple = (_trained(prepared, arch, seed, quick) for arch in ("farm", "ple"))
         scores["farm"].append(predict(farm, prepared, prepared.rows("test")))
-        scores["farm_frozen"].append(predict(farm, _frozen(prepared), prepared.rows("test")))
+        scores["farm_frozen"].append(predict(farm, frozen(prepared), prepared.rows("test")))
         scores["ple"].append(predict(ple, prepared, prepared.rows("test")))
     scores["lightgbm_static"] = _boosted(prepared, seeds, static_features)
     scores["lightgbm_counters"] = _boosted(prepared, seeds, _static_and_counters)
@@ -79,18 +78,6 @@ def _trained(data: Prepared, arch: str, seed: int, quick: bool) -> Ranker:
         train(data, folder, {**settings, "epochs": 1} if quick else settings)
         _, model = load_model(folder)
     return model
-
-
-def _frozen(data: Prepared) -> Prepared:
-    """The same data, the histories of the test samples as they were at the first test request."""
-    rows = data.rows("test")
-    times = np.full(len(rows), data.samples["request_time"][rows].min())
-    samples = dict(data.samples)
-    for domain in DOMAINS:
-        ends = np.array(samples[f"{domain}_end"])
-        ends[rows] = history_ends(data.events[domain], data.samples["user_row"][rows], times)
-        samples[f"{domain}_end"] = ends
-    return replace(data, samples=samples)
 
 
 def _static_and_counters(data: Prepared, rows: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from feature_store.schema import MISSING
 from feature_store.view import ModelView
-from model.attention import split_heads
+from model.attention import attention_weights, split_heads
 from model.datasets.samples import Batch, gather
 from model.farm import Ranker
 from model.report.markup import Html, Table, element, note, number, paragraph
@@ -36,17 +36,16 @@ def measure(subject: Subject) -> Figures:
 
 @torch.inference_mode()
 def cross_weights(model: Ranker, batch: Batch) -> np.ndarray:
-    """Weights of Eq. 16, mean over heads.  [U, Q, L]; 0 in the pads of both histories."""
+    """Weights of Eq. 16, mean over heads, without the sink's.  [U, Q, L]; 0 in the pads of both histories."""
     assert model.farm is not None
     assert model.farm.fuse is not None
     assert model.farm.self_attentions is not None
     h = histories(model, batch)
     v_hat, l_hat = model.farm.self_attentions(h.video, h.live, h.video_valid, h.live_valid)
     cross = model.farm.fuse.cross
-    keys, _ = cross.keys_values(v_hat, h.video_valid)  # [U, H, d, L]
-    logits = split_heads(cross.query(l_hat), cross.heads) @ keys  # [U, H, Q, L]
-    logits = logits.masked_fill(~h.video_valid[:, None, None, :], torch.finfo(logits.dtype).min)
-    weights = torch.softmax(logits, dim=-1).mean(1)  # [U, Q, L]
+    keys, _, valid = cross.keys_values(v_hat, h.video_valid)  # [U, H, d, L or L + 1]
+    weights = attention_weights(split_heads(cross.query(l_hat), cross.heads), keys, valid).mean(1)
+    weights = weights[..., : v_hat.shape[1]]  # [U, Q, L]
     valid = h.live_valid[:, :, None] & h.video_valid[:, None, :]
     return (weights * valid).numpy()
 

@@ -130,7 +130,7 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.nda
 
 
 def keys_values(w: Weights, events: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
-    """[n, D] -> [n, H d] each; with a sink one more event, of value 0, whose key, not scaled by 1/sqrt(d), is a weight"""
+    """[n, D] -> [n, H d] each; with a sink one more event, of value 0, whose key, unscaled, is a weight."""
     k, v = (linear(under(w, name), events) for name in ("key", "value"))
     if "sink_key" not in w:
         return k, v

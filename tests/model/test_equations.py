@@ -111,6 +111,7 @@ def test_eq_4_low_frequencies_and_eq_5_high_frequencies(make_model: MakeModel, s
         {"align": False},
         {"fuse": False},
         {"sink": False},
+        {"residual": False},
         {"align": False, "fuse": False, "video_frequency": False, "live_frequency": False},
         {"spectrum": "padded", "cutoff": 3, "heads": 4, "head_width": 8, "levels": 3, "task_experts": 2},
         {"spectrum": "count", "levels": 1, "shared_experts": 1, "heads": 1},
@@ -269,8 +270,9 @@ def test_eq_11_target_attention(make_model: MakeModel, domain: str, heads: int, 
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_eq_12_self_attention(make_model: MakeModel, heads: int) -> None:
-    model = make_model(heads=heads)
+@pytest.mark.parametrize("residual", [False, True])
+def test_eq_12_self_attention(make_model: MakeModel, heads: int, residual: bool) -> None:
+    model = make_model(heads=heads, residual=residual)
     h, sides, oracle = farm_parts(model)
     assert model.farm is not None
     assert model.farm.self_attentions is not None
@@ -302,8 +304,10 @@ def test_eq_14_contrastive_loss(normalise: bool, tau: float) -> None:
     assert loss == pytest.approx(reference.align_loss(live, video, users, part, tau, normalise), rel=1e-6)
 
 
-def test_eq_16_cross_attention_asks_with_the_live_history(make_model: MakeModel) -> None:
-    model = make_model()
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("sink", [False, True])
+def test_eq_16_cross_attention_asks_with_the_live_history(make_model: MakeModel, residual: bool, sink: bool) -> None:
+    model = make_model(residual=residual, sink=sink)
     h, sides, oracle = farm_parts(model)
     assert model.farm is not None
     assert model.farm.self_attentions is not None

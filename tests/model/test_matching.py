@@ -1,0 +1,66 @@
+"""Attention that starts by looking for equals: logits of equal rows, of others, and of the sink."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from feature_store.view import ModelView
+from model.config import ModelConfig
+from model.farm import MASKS, Ranker
+from model.matching import field_columns, shared_columns
+
+TABLE_STD = 0.2
+
+
+@pytest.fixture(scope="module")
+def fresh(view: ModelView) -> Ranker:
+    torch.manual_seed(0)
+    return Ranker(ModelConfig(match_logit=6.0), view, TABLE_STD).eval()
+
+
+def test_the_columns_of_shared_tables(view: ModelView) -> None:
+    candidate, video = field_columns(view, "candidate"), field_columns(view, "video")
+    assert candidate["author_id"] == slice(0, 24)
+    assert [key for _, key in shared_columns(view, "candidate", "video")] == [video["author_id"], video["tag"]]
+    assert len(list(shared_columns(view, "candidate", "live"))) == 3  # author, tag, cluster
+
+
+@pytest.mark.parametrize("name", ["video", "live", "cross"])
+@pytest.mark.parametrize("table", ["author_id", "tag"])
+def test_an_equal_row_starts_with_the_logit_and_others_near_zero(fresh: Ranker, name: str, table: str) -> None:
+    assert fresh.farm is not None
+    view, heads = fresh.view, fresh.config.heads
+    rows = TABLE_STD * torch.randn(400, view.fields("candidate")[0].width if table == "author_id" else 16)
+    part = list(fresh.farm.targets).index(name)
+    query = fresh.query_candidate.weight.chunk(3)[part][:, field_columns(view, "candidate")[table]]
+    target = fresh.farm.targets[name]
+    key = target.projections.key.weight[:, field_columns(view, MASKS[name])[table]]  # type: ignore[union-attr]
+    head = list(dict.fromkeys(("author_id", "tag"))).index(table)
+    width = len(key) // heads
+    cut = slice(head * width, (head + 1) * width)
+    logits = (rows @ query[cut].T) @ (rows @ key[cut].T).T / width**0.5  # [400, 400]
+    same = logits.diagonal()
+    others = logits[~torch.eye(400, dtype=torch.bool)]
+    assert same.mean().item() == pytest.approx(6.0, rel=0.1)
+    assert abs(others.mean().item()) < 0.2
+    assert others.std() < 0.4 * same.mean()
+
+
+def test_the_sink_has_a_logit_of_its_own(fresh: Ranker) -> None:
+    """Whatever the candidate and the user, before anything is learnt."""
+    assert fresh.farm is not None
+    heads, width = fresh.config.heads, fresh.config.head_width
+    query = fresh.query_candidate(torch.randn(50, fresh.candidate_embedding.width)) + fresh.query_user.bias
+    for part, target in zip(query.chunk(3, -1), fresh.farm.targets.values(), strict=True):
+        sink = target.projections.sink_key  # type: ignore[union-attr]
+        logits = (part.view(50, heads, 1, width) @ sink).squeeze()
+        torch.testing.assert_close(logits, torch.full((50, heads), 6.0), atol=1.5, rtol=0)
+
+
+def test_off_leaves_the_projections_apart(view: ModelView) -> None:
+    torch.manual_seed(0)
+    plain = Ranker(ModelConfig(match_logit=0.0), view, TABLE_STD)
+    assert plain.farm is not None
+    key = plain.farm.targets["video"].projections.key.weight  # type: ignore[union-attr]
+    assert not torch.equal(plain.query_candidate.weight.chunk(3)[0][:16, :24], key[:16, :24])
