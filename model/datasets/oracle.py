@@ -18,28 +18,29 @@ from typing import Any
 
 import numpy as np
 
-from model.datasets.outcomes import (
-    ACTED_BEFORE,
-    ACTS,
-    DRIVERS,
-    PAGE_EFFECT,
-    TASK_ACTS,
-    Odds,
-    glance_likelihood,
-    live_logits,
-    live_weights,
-    sigmoid,
-    video_combinations,
-    video_weights,
-)
-from model.datasets.prepared import Prepared
-from model.datasets.samples import Batch, gather
-from model.datasets.simulator import (
+from model.datasets.blocks import (
     MEMORY_VIEWS,
     SLATE,
     VIDEO_COMMUNITY,
     VIDEO_INTEREST,
 )
+from model.datasets.logs import TASK_ACTS
+from model.datasets.outcomes import (
+    ACTED_BEFORE,
+    ACTS,
+    DRIVERS,
+    PAGE_EFFECT,
+    Odds,
+    glance_likelihood,
+    live_logits,
+    live_weights,
+    sigmoid,
+    unconditional,
+    video_combinations,
+    video_weights,
+)
+from model.datasets.prepared import Prepared
+from model.datasets.samples import Batch, gather
 from model.datasets.world import (
     CLUSTERS,
     COMMUNITIES,
@@ -340,14 +341,5 @@ def _expected(
             }
             spread = {name: np.broadcast_to(value, len(joint)) for name, value in drivers.items()}
             given = sigmoid(live_logits(laws.weights, spread, strength) + laws.odds.live)
-            mean += (weight * joint[:, state])[:, None] * _unconditional(given)
+            mean += (weight * joint[:, state])[:, None] * unconditional(given)
     return mean.astype(np.float32)
-
-
-def _unconditional(given: np.ndarray) -> np.ndarray:
-    """[B, A] -> [B, tasks]"""
-    reached: dict[str, np.ndarray] = {}
-    for index, act in enumerate(ACTS):
-        before = ACTED_BEFORE.get(act)
-        reached[act] = given[:, index] if before is None else given[:, index] * reached[before]
-    return np.stack([reached[act] for act in TASK_ACTS.values()], axis=1)

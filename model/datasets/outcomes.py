@@ -12,17 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from feature_store.schema import DOMAINS, Domain
+from model.datasets.logs import TASK_ACTS
 from model.datasets.world import Planted
 
 ACTS = ("click", "effective_view", "long_view", "like", "comment", "gift", "follow", "share")
-TASK_ACTS = {
-    "ctr": "click",
-    "etr": "effective_view",
-    "lvtr": "long_view",
-    "ltr": "like",
-    "cmtr": "comment",
-    "gtr": "gift",
-}
 RATES: dict[str, tuple[float, float]] = {  # of views of the video domain, of the live domain
     "click": (0.60, 0.25),
     "effective_view": (0.42, 0.16),
@@ -168,15 +161,13 @@ def video_combinations(weights: np.ndarray) -> np.ndarray:
     return logits
 
 
-def probabilities(logits: np.ndarray) -> dict[str, np.ndarray]:
-    """The unconditional probability of every task's act: its own times those of the acts it needs.  logits [V, A] with
-    the odds added -> [V] float32 by task"""
-    given = sigmoid(logits)
+def unconditional(given: np.ndarray) -> np.ndarray:
+    """The probability of every task's act: its own, given the act it needs, times that act's.  [V, A] -> [V, tasks]"""
     reached: dict[str, np.ndarray] = {}
     for index, act in enumerate(ACTS):
         before = ACTED_BEFORE.get(act)
         reached[act] = given[:, index] if before is None else given[:, index] * reached[before]
-    return {task: reached[act] for task, act in TASK_ACTS.items()}
+    return np.stack([reached[act] for act in TASK_ACTS.values()], axis=1)
 
 
 def glance_power(mood: np.ndarray) -> np.ndarray:

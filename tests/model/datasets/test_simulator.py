@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from feature_store.schema import default_schema
-from model.datasets import simulator
-from model.datasets.outcomes import LEVELS_MS, RATES, TASK_ACTS
+from model.datasets import blocks
+from model.datasets.logs import TASK_ACTS
+from model.datasets.outcomes import LEVELS_MS, RATES
 from model.datasets.prepared import PreparedError
 from model.datasets.simulator import Simulation, simulate
 from model.datasets.world import GROUPS, VIEWS_PER_DAY, Planted
@@ -44,7 +45,7 @@ def test_same_arguments_same_contents(tmp_path: Path) -> None:
 
 def test_blocks_of_users_do_not_know_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first users of many are those of few, so memory need not grow with their number."""
-    monkeypatch.setattr(simulator, "BLOCK_VIEWS", 52 * 2 * 40)
+    monkeypatch.setattr(blocks, "BLOCK_VIEWS", 52 * 2 * 40)
     simulate(tmp_path / "few", users=40, days=2, seed=7, authors=300)
     simulate(tmp_path / "many", users=100, days=2, seed=7, authors=300)
     for name in ("video_events", "live_events", "live_truth"):
@@ -110,7 +111,7 @@ def test_live_views_agree_with_the_authors_file(logs: Path) -> None:
 def test_rooms_are_ranked_in_slates(logs: Path) -> None:
     live = read(logs, "live_events")
     slates = live.group_by("user_id", "request_time").agg(pl.len(), pl.col("page").n_unique().alias("pages"))
-    assert (slates["len"] == simulator.SLATE).all()
+    assert (slates["len"] == blocks.SLATE).all()
     assert (slates["pages"] == 1).all()
     assert (live["event_time"] >= live["request_time"]).all()
 
