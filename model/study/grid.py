@@ -25,7 +25,7 @@ SETS: dict[str, tuple[str, ...]] = {
     "cutoff": (FARM, *(f"cutoff={c}" for c in (1, 3, 7, 9))),
     "lambda": (FARM, *(f"align_weight=0.{tenths}" for tenths in (1, 2, 4, 5, 6, 7, 8, 9))),
     "spectrum": (FARM, "spectrum=count", "spectrum=padded"),
-    "align": (FARM, "align_normalise=false", "align_detach=true"),
+    "align": (FARM, "align_weight=0", "align_normalise=false", "align_detach=true"),
 }
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=,+-]*")
 
