@@ -78,6 +78,8 @@ def simulate(
     from model.datasets.simulator import simulate as run
     from model.datasets.world import Planted
 
+    if null and without:
+        raise typer.BadParameter("nothing is planted that could be left out; give one of the two", param_hint="--null")
     planted = Planted.nothing() if null else Planted().without(*(without or []))
     run(out, users=users, days=days, seed=seed, planted=planted, progress=_say)
     _say(f"logs in {out}")
@@ -141,7 +143,11 @@ def train(
     from model.datasets.prepared import Prepared
     from model.train import train as run
 
-    chosen: dict[str, Any] = {**parse_settings(settings or []), "arch": arch.value, "seed": seed}
+    chosen: dict[str, Any] = parse_settings(settings or [])
+    for name in ("arch", "seed"):
+        if name in chosen:
+            raise typer.BadParameter(f"{name} has an option of its own: --{name} {chosen[name]}", param_hint="--set")
+    chosen |= {"arch": arch.value, "seed": seed}
     if epochs is not None:
         chosen["epochs"] = epochs
     result = run(Prepared.open(data), out, chosen)

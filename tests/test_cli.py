@@ -10,16 +10,20 @@ from pathlib import Path
 import pytest
 
 VERBS = {
-    "simulate": ["--out", "--users", "--days", "--seed"],
+    "simulate": ["--out", "--users", "--days", "--seed", "--without", "--null"],
     "prepare": ["--data", "--out", "--test-from", "--on-error"],
     "train": ["--data", "--out", "--arch", "--epochs", "--seed", "--set"],
     "evaluate": ["--run", "--data", "--json"],
+    "study": ["--data", "--out", "--variant", "--seeds", "--jobs", "--epochs", "--set", "--json"],
+    "report": ["--study", "--data", "--out"],
     "export": ["--run", "--out"],
     "materialize": ["--data", "--store"],
     "serve": ["--artifact", "--store", "--host", "--port", "--workers"],
     "rank": ["--url", "--user", "--candidates", "--page", "--now"],
     "bench engine": ["--artifact", "--threads", "--candidates", "--json", "--quick"],
     "bench quality": ["--data", "--seeds", "--json", "--quick"],
+    "bench prepare": ["--events", "--data", "--json", "--quick"],
+    "bench train": ["--data", "--batch-size", "--device", "--precision", "--steps", "--json", "--quick"],
 }
 
 
@@ -84,3 +88,17 @@ def test_a_time_that_is_none_is_refused() -> None:
 
 def test_no_service_is_one_line() -> None:
     assert "127.0.0.1:9" in refused("rank", "--url", "http://127.0.0.1:9", "--user", "1", "--candidates", "1,2")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["simulate", "--out", "x", "--null", "--without", "memory"], "nothing is planted that could be left out"),
+        (["train", "--data", "x", "--out", "x", "--set", "arch=cgc"], "--arch cgc"),
+        (["train", "--data", "x", "--out", "x", "--set", "seed=3"], "--seed 3"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(words: list[str], said: str) -> None:
+    done = farm(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
