@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup, TyperOption
 
+from feature_store.verbs import ingest
+from feature_store.verbs import store as store_verbs
 from loadtest.bench.verbs import ProviderName, bench
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(bench, name="bench")
+app.add_typer(store_verbs, name="store")
+app.command()(ingest)
 
 
 class Source(StrEnum):
@@ -246,16 +250,35 @@ def export(
 
 
 @app.command()
-def materialize(data: Data, store: StoreUrl) -> None:
-    """Load histories and attributes into a feature store.
+def materialize(
+    data: Data,
+    store: StoreUrl,
+    as_of: Annotated[
+        str | None, typer.Option(help="ISO time: load what was known by then; default all there is.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    allow_gap: Annotated[
+        bool, typer.Option("--allow-gap", help="Redis: load although the log of live events begins after the logs end.")
+    ] = False,
+    keep_previous: Annotated[
+        bool, typer.Option("--keep-previous", help="Redis: do not delete the generation that was read before.")
+    ] = False,
+) -> None:
+    """Load histories and attributes into a feature store.  With Redis, readers are switched to the new data at the end.
 
     Example: `farm materialize --data prepared --store lmdb:///var/lib/farm/store`
     """
     from model.datasets.prepared import Prepared
+    from model.materialize import Options
     from model.materialize import materialize as run
 
-    done = asyncio.run(run(Prepared.open(data), store, lambda n, total: _say(f"{n:,} of {total:,} users")))
+    moment = None if as_of is None else _iso_ms(as_of, "--as-of")
+    options = Options(moment, jobs, allow_gap, keep_previous)
+    done = asyncio.run(
+        run(Prepared.open(data), store, options, lambda n, total: _say(f"{n:,} of {total:,} steps"), _say)
+    )
     _say(f"{done.users:,} users, {sum(done.events.values()):,} events, {done.lives:,} author records in {store}")
+    _say(f"{done.verified:,} users read back, {done.replayed:,} live events replayed")
 
 
 @app.command()
@@ -297,7 +320,7 @@ def rank(
     """
     from service.show import rank_table
 
-    now_ms = None if now is None else _iso_ms(now)
+    now_ms = None if now is None else _iso_ms(now, "--now")
     rank_table(url, user, candidates.split(","), page=page, now_ms=now_ms, top_k=top_k)
 
 
@@ -313,11 +336,11 @@ def _day(moment: datetime) -> date:
     return moment.date()
 
 
-def _iso_ms(text: str) -> int:
+def _iso_ms(text: str, option: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"--now {text!r}: write an ISO time, such as 2022-05-06T20:00:00+08:00") from None
+        raise typer.BadParameter(f"{option} {text!r}: write an ISO time, such as 2022-05-06T20:00:00+08:00") from None
     return int(moment.timestamp() * 1000)
 
 

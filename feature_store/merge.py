@@ -1,14 +1,17 @@
-"""How events join a history, and live rooms an author: pure, for many users at once.
+"""How events join a history, attributes a user and live rooms an author: pure, for many users at once.
 
-The merge of events is commutative and idempotent, so order and repetition of delivery do not matter; it is associative
-as long as nothing is truncated.  Letters: U users, A authors, E records.
+Every merge is commutative and idempotent, so order and repetition of delivery do not matter.  That of events is
+associative as long as nothing is truncated, the others always.  Letters: U users, A authors, E records.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from feature_store.records import UserBatch, known_at, known_users, require_dtype
+from feature_store.event_batch import EventBatch
+from feature_store.records import Pieces, UserBatch, known_at, known_users, require_dtype, stamp
 from feature_store.schema import MISSING, Domain, RecordSchema, widen
 
 
@@ -33,7 +36,10 @@ def merge_histories(
 
 
 def merge_batch(schema: RecordSchema, batch: UserBatch) -> UserBatch:
-    """The batch with its events merged to histories.  ValueError when its parts do not fit together."""
+    """The batch with its events merged to histories, without users of whom nothing is said.
+
+    ValueError when its parts do not fit together.
+    """
     ids = known_users(batch.user_ids)
     if len(np.unique(ids)) != len(ids):
         raise ValueError("user_ids: a user is named twice")
@@ -43,25 +49,139 @@ def merge_batch(schema: RecordSchema, batch: UserBatch) -> UserBatch:
             raise ValueError("attributes: the user_id of a record is not the one of its row in user_ids")
     video = merge_histories(schema, "video", batch.video, *_owners("video", batch.video, batch.video_offsets, len(ids)))
     live = merge_histories(schema, "live", batch.live, *_owners("live", batch.live, batch.live_offsets, len(ids)))
-    return UserBatch(ids, batch.attributes, *video, *live)
+    return _told(UserBatch(ids, batch.attributes, *video, *live))
 
 
-def merge_authors(schema: RecordSchema, records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Author records in order of arrival, to the newest `author_lives` live rooms of each author.
+def merge_users(schema: RecordSchema, events: EventBatch) -> tuple[np.ndarray, Pieces, Pieces, Pieces]:
+    """The users that events and attributes are of, each merged.
 
-    A later record of one live room replaces the earlier one.
-
-    records: [E] records "author";  returns author ids [A] ascending, records [E'], offsets [A + 1], newest last.
+    Returns user ids [U] ascending, and of each its stamped attributes (0 or 1), video and live history.
     """
-    ids, owners = np.unique(widen(records["author_id"]), return_inverse=True)
-    lives = widen(records["live_id"])
-    order = np.lexsort((lives, owners))  # stable, so arrival stays the last key
-    last = np.ones(len(order), bool)
-    last[:-1] = (np.diff(owners[order]) != 0) | (np.diff(lives[order]) != 0)
-    kept = np.sort(order[last])
-    kept = kept[np.argsort(owners[kept], kind="stable")]
-    kept = kept[_newest(owners[kept], np.full(len(ids), schema.author_lives))]
-    return ids, records[kept], _offsets(owners[kept], len(ids))
+    owners_of = (events.video_users, events.live_users, widen(events.users["user_id"]))
+    ids, owners = np.unique(known_users(np.concatenate(owners_of)), return_inverse=True)
+    video, live, said = np.split(owners, np.cumsum([len(events.video), len(events.live)]))
+    return (
+        ids,
+        merge_attributes(schema, events.users, events.users_at, said, len(ids)),
+        merge_histories(schema, "video", events.video, video, len(ids)),
+        merge_histories(schema, "live", events.live, live, len(ids)),
+    )
+
+
+def merge_attributes(
+    schema: RecordSchema, records: np.ndarray, updated_at: np.ndarray | int, owners: np.ndarray, users: int
+) -> Pieces:
+    """Of each user the attributes with the greatest (updated_at, bytes): stamped records and offsets [users + 1].
+
+    records: [E] records "user";  updated_at: [E] ms since 1970, or one for all;  owners: [E] 0..users-1.
+    """
+    stamped = stamp(schema, "user", records, updated_at)
+    order = np.lexsort((_bytes(records), stamped["at"], owners))
+    order = order[_last(owners[order])]
+    return stamped[order], _offsets(owners[order], users)
+
+
+def merge_authors(
+    schema: RecordSchema, records: np.ndarray, updated_at: np.ndarray | int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Author records to the newest `author_lives` live rooms of each author, in order (updated_at, live_id).
+
+    Of one live room the record with the greatest (updated_at, bytes) stays.
+
+    records: [E] records "author";  updated_at: [E] ms since 1970, or one for all;  returns author ids [A] ascending,
+    stamped records [E'], offsets [A + 1].
+    """
+    stamped = stamp(schema, "author", records, updated_at)
+    authors, lives = widen(records["author_id"]), widen(records["live_id"])
+    if (missing := authors == MISSING).any():
+        raise ValueError(f"author.author_id: missing in row {int(missing.argmax())}, and it is a key")
+    ids, owners = np.unique(authors, return_inverse=True)
+    order = np.lexsort((_bytes(records), stamped["at"], lives, owners))
+    order = order[_last(owners[order], lives[order])]
+    order = order[np.lexsort((lives[order], stamped["at"][order], owners[order]))]
+    order = order[_newest(owners[order], np.full(len(ids), schema.author_lives))]
+    return ids, stamped[order], _offsets(owners[order], len(ids))
+
+
+def users_times(batch: UserBatch, updated_at: np.ndarray | int) -> np.ndarray:
+    """When the attributes of each user were said: [U] int64 from [U] or one for all."""
+    times = np.asarray(updated_at, np.int64)
+    if times.shape not in ((), batch.user_ids.shape):
+        raise ValueError(f"updated_at has the shape {times.shape} for {len(batch.user_ids)} users")
+    return np.broadcast_to(times, batch.user_ids.shape)
+
+
+def as_events(schema: RecordSchema, batch: UserBatch, times: np.ndarray) -> EventBatch:
+    """A batch of users, or a part of one, as the events that say the same.  times: [U], of the attributes."""
+    ids = known_users(batch.user_ids)
+    empty = EventBatch.empty(schema)
+    users = empty.users if batch.attributes is None else batch.attributes
+    video, live = (
+        (np.repeat(ids, np.diff(offsets)), events[offsets[0] : offsets[-1]])
+        for events, offsets in ((batch.video, batch.video_offsets), (batch.live, batch.live_offsets))
+    )
+    return EventBatch(*video, *live, empty.authors, empty.authors_at, users, times[: len(users)])
+
+
+def users_of(events: EventBatch) -> np.ndarray:
+    """Ids of the users that events are of, ascending, each once.  [U]"""
+    return np.unique(np.concatenate((events.video_users, events.live_users, widen(events.users["user_id"]))))
+
+
+def require_events(schema: RecordSchema, batch: EventBatch) -> None:
+    """ValueError unless all parts are of the schema and fit together, and no user is missing."""
+    require_dtype(schema, "video", batch.video)
+    require_dtype(schema, "live", batch.live)
+    stamp(schema, "author", batch.authors, batch.authors_at)
+    stamp(schema, "user", batch.users, batch.users_at)
+    for domain, users, events in (("video", batch.video_users, batch.video), ("live", batch.live_users, batch.live)):
+        if len(known_users(users)) != len(events):
+            raise ValueError(f"{domain}: {len(users)} user ids for {len(events)} events")
+    known_users(widen(batch.users["user_id"]))
+
+
+def drop_erased(batch: EventBatch, erased_until: Mapping[int, int]) -> EventBatch:
+    """The events but those of erased users that are not newer than the erasure; what is said of authors stays.
+
+    erased_until: ms since 1970 by user id.
+    """
+    if not erased_until:
+        return batch
+    erased = np.array(sorted(erased_until.items()), np.int64)
+    video = _is_newer(batch.video_users, batch.video["event_time"], erased)
+    live = _is_newer(batch.live_users, batch.live["event_time"], erased)
+    users = _is_newer(widen(batch.users["user_id"]), batch.users_at, erased)
+    return batch.select(video=video, live=live, users=users)
+
+
+def _told(batch: UserBatch) -> UserBatch:
+    """The batch without users of whom nothing is said."""
+    if batch.attributes is not None:
+        return batch
+    told = (np.diff(batch.video_offsets) > 0) | (np.diff(batch.live_offsets) > 0)
+    if told.all():
+        return batch
+    offsets = (np.append(0, offsets[1:][told]) for offsets in (batch.video_offsets, batch.live_offsets))
+    return UserBatch(batch.user_ids[told], None, batch.video, next(offsets), batch.live, next(offsets))
+
+
+def _is_newer(owners: np.ndarray, times: np.ndarray, erased: np.ndarray) -> np.ndarray:
+    """Which of what users did or said is newer than their erasure.  erased: [X, 2] id ascending, time;  [E] bool"""
+    rows = np.searchsorted(erased[:, 0], owners).clip(max=len(erased) - 1)
+    newer: np.ndarray = (erased[rows, 0] != owners) | (times > erased[rows, 1])
+    return newer
+
+
+def _bytes(records: np.ndarray) -> np.ndarray:
+    """The bytes of each record, to be sorted by: [E] S"""
+    return np.ascontiguousarray(records).view(f"S{records.dtype.itemsize}")
+
+
+def _last(*keys: np.ndarray) -> np.ndarray:
+    """Which of the elements, ordered by the keys, are the last of their equals.  [E] bool"""
+    last = np.ones(len(keys[0]), bool)
+    last[:-1] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+    return last
 
 
 def _join(events: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

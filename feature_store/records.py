@@ -1,16 +1,19 @@
 """The codec: columns of integers to packed records, and what a store keeps of one user or one author.
 
-A value is a header, a CRC-32 of all the rest, then packed records, contiguous:
-a user is attributes (0 or 1 record), video history, live history; an author is its live rooms, newest last.
-Letters: U users, E events.
+A stamped record is the time at which it was said [int64, ms since 1970], then the record.  A sealed value is a header,
+a CRC-32 of all the rest, then packed records, contiguous: a user is attributes (0 or 1 stamped record), video history,
+live history; an author is its live rooms, stamped, newest last.
+Letters: U users, A authors, E events.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
+from typing import Literal, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -19,11 +22,22 @@ from feature_store.schema import MISSING, Domain, RecordSchema, StoredField, wid
 
 _HEADER = struct.Struct("<2sBBIIIQ")  # kind, format, attributes, schema version, first count, second count, version
 _CRC = struct.Struct("<I")
+_STAMP = struct.Struct("<q")
 _BODY = _HEADER.size + _CRC.size
-_FORMAT = 1
+_FORMAT = 2
+_UNSTAMPED = 1  # the format before it: without the times, which are taken as 0
 _USER, _AUTHOR = b"FU", b"FA"
 
-_TIME_LIMIT = 2**61 - 1  # so that sums and differences of times stay int64
+TIME_LIMIT = 2**52 - 1
+"""Greatest distance of a time from 1970 [ms]: the sum of two is exact in a double, the only number of Lua, in which a
+Redis server merges."""
+
+Said = Literal["author", "user"]
+"""The kinds of record of which the one said last stays, so they are stamped."""
+
+Pieces: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Records [E] of owners in turn, and where those of each start: offsets [owners + 1]."""
+
 _REQUIRED = {
     "video": ("view_id", "event_time"),
     "live": ("view_id", "event_time"),
@@ -44,15 +58,21 @@ class UserRecord:
     video: np.ndarray  # records "video", in history order (merge.py)
     live: np.ndarray  # records "live"
     version: int  # grows at each write of the user, so (user, version) names this content
+    attributes_at: int = 0  # ms since 1970, when the attributes were said
 
     def history(self, domain: Domain) -> np.ndarray:
         """The events of one domain."""
         return self.video if domain == "video" else self.live
 
-    def with_history(self, domain: Domain, events: np.ndarray, version: int) -> UserRecord:
-        """The same user with other events in one domain."""
-        video, live = (events, self.live) if domain == "video" else (self.video, events)
-        return UserRecord(self.attributes, video, live, version)
+
+@dataclass(frozen=True, slots=True)
+class PackedUser:
+    """One user as stored: bytes of records."""
+
+    attributes: bytes  # 0 or 1 stamped record "user"
+    video: bytes
+    live: bytes
+    version: int
 
 
 @dataclass(frozen=True)
@@ -108,55 +128,87 @@ def empty_user(schema: RecordSchema) -> UserRecord:
     return UserRecord(None, np.empty(0, schema.dtype("video")), np.empty(0, schema.dtype("live")), 0)
 
 
+def stamped_dtype(schema: RecordSchema, record: Said) -> np.dtype[np.void]:
+    """The packed dtype of a stamped record: fields "at" and "record"."""
+    return _stamped(schema.dtype(record))
+
+
+def stamp(schema: RecordSchema, record: Said, records: np.ndarray, at: np.ndarray | int) -> np.ndarray:
+    """Records [E] stamped with when they were said: [E], or one time for all.  ValueError when the parts do not fit."""
+    require_dtype(schema, record, records)
+    times = np.asarray(at, np.int64)
+    if times.shape not in ((), records.shape):
+        raise ValueError(f"{record}: updated_at has the shape {times.shape} for {len(records)} records")
+    if (wrong := (times > TIME_LIMIT) | (times < -TIME_LIMIT)).any():
+        first = times[wrong].flat[0]
+        raise ValueError(f"{record}: updated_at {first} is outside -{TIME_LIMIT}..{TIME_LIMIT} ms, the times allowed")
+    stamped = np.empty(len(records), stamped_dtype(schema, record))
+    stamped["at"], stamped["record"] = times, records
+    return stamped
+
+
 def encode_user(schema: RecordSchema, user: UserRecord) -> bytes:
-    """The stored value of one user.  ValueError when an array is not of the schema's records."""
-    attributes = b"" if user.attributes is None else user.attributes.tobytes()
-    histories = _raw(schema, "video", user.video), _raw(schema, "live", user.live)
-    return _seal_user(schema, user.version, attributes, *histories)
+    """The sealed value of one user.  ValueError when an array is not of the schema's records."""
+    own = np.empty(0, schema.dtype("user")) if user.attributes is None else np.atleast_1d(user.attributes)
+    attributes = stamp(schema, "user", own, user.attributes_at)
+    require_dtype(schema, "video", user.video)
+    require_dtype(schema, "live", user.live)
+    return _seal_user(schema, user.version, _raw(attributes), _raw(user.video), _raw(user.live))
 
 
-def encode_users(schema: RecordSchema, batch: UserBatch, version: int) -> Iterator[bytes]:
-    """The stored values of a batch, in its order; the histories must be in history order already."""
-    attributes = np.empty(0, schema.dtype("user")) if batch.attributes is None else batch.attributes
-    attribute_offsets = np.arange(len(batch.user_ids) + 1) * (batch.attributes is not None)
-    parts = zip(
-        _raw_pieces(schema, "user", attributes, attribute_offsets),
-        _raw_pieces(schema, "video", batch.video, batch.video_offsets),
-        _raw_pieces(schema, "live", batch.live, batch.live_offsets),
-        strict=True,
-    )
-    for own, video, live in parts:
-        yield _seal_user(schema, version, own, video, live)
+def encode_users(
+    schema: RecordSchema, version: int, attributes: Pieces, video: Pieces, live: Pieces
+) -> Iterator[bytes]:
+    """The sealed values of many users: of each 0 or 1 stamped attributes, and histories in history order."""
+    parts = zip(*map(_raw_pieces, (attributes, video, live)), strict=True)
+    return (_seal_user(schema, version, *part) for part in parts)
+
+
+def unpack_user(schema: RecordSchema, value: bytes) -> PackedUser:
+    """The parts of a sealed value.  CorruptRecord says what is wrong."""
+    form, has_attributes, videos, lives, version = _unseal(schema, _USER, value)
+    stamp_size = 0 if form == _UNSTAMPED else _STAMP.size
+    at_video = _BODY + has_attributes * (stamp_size + schema.dtype("user").itemsize)
+    at_live = at_video + videos * schema.dtype("video").itemsize
+    if len(value) != at_live + lives * schema.dtype("live").itemsize:
+        raise CorruptRecord("the length is not what the header says")
+    attributes = value[_BODY:at_video]
+    if has_attributes and form == _UNSTAMPED:
+        attributes = bytes(_STAMP.size) + attributes
+    return PackedUser(attributes, value[at_video:at_live], value[at_live:], version)
 
 
 def decode_user(schema: RecordSchema, value: bytes) -> UserRecord:
-    """The user of a stored value, its arrays views of it.  CorruptRecord says what is wrong."""
-    has_attributes, videos, lives, version = _unseal(schema, _USER, value)
-    user, video, live = (schema.dtype(record) for record in ("user", "video", "live"))
-    at_video = _BODY + has_attributes * user.itemsize
-    at_live = at_video + videos * video.itemsize
-    if len(value) != at_live + lives * live.itemsize:
-        raise CorruptRecord("the length is not what the header says")
-    return UserRecord(
-        np.frombuffer(value, user, 1, _BODY)[0] if has_attributes else None,
-        np.frombuffer(value, video, videos, at_video),
-        np.frombuffer(value, live, lives, at_live),
-        version,
-    )
+    """The user of a sealed value.  CorruptRecord says what is wrong."""
+    packed = unpack_user(schema, value)
+    attributes, at = None, 0
+    if packed.attributes:
+        (at,) = _STAMP.unpack_from(packed.attributes)
+        attributes = np.frombuffer(packed.attributes, schema.dtype("user"), 1, _STAMP.size)[0]
+    video, live = np.frombuffer(packed.video, schema.dtype("video")), np.frombuffer(packed.live, schema.dtype("live"))
+    return UserRecord(attributes, video, live, packed.version, at)
 
 
-def encode_author(schema: RecordSchema, lives: np.ndarray, version: int) -> bytes:
-    """The stored value of one author: records "author" of its live rooms, newest last."""
-    return _seal(schema, _AUTHOR, False, (len(lives), 0), version, (_raw(schema, "author", lives),))
+def encode_author(schema: RecordSchema, lives: np.ndarray, updated_at: np.ndarray, version: int) -> bytes:
+    """The sealed value of one author: records "author" of its live rooms, newest last, and when each was said."""
+    stamped = stamp(schema, "author", lives, updated_at)
+    return next(encode_authors(schema, version, (stamped, np.array([0, len(stamped)]))))
 
 
-def decode_author(schema: RecordSchema, value: bytes) -> np.ndarray:
-    """Records "author" of its live rooms, newest last.  CorruptRecord says what is wrong."""
-    _, lives, _, _ = _unseal(schema, _AUTHOR, value)
-    dtype = schema.dtype("author")
+def encode_authors(schema: RecordSchema, version: int, lives: Pieces) -> Iterator[bytes]:
+    """The sealed values of many authors: stamped records "author" of each, newest last."""
+    size = stamped_dtype(schema, "author").itemsize
+    return (_seal(schema, _AUTHOR, 0, (len(raw) // size, 0), version, (raw,)) for raw in _raw_pieces(lives))
+
+
+def decode_author(schema: RecordSchema, value: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Records "author" of its live rooms, newest last, and when each was said.  CorruptRecord says what is wrong."""
+    form, _, lives, _, _ = _unseal(schema, _AUTHOR, value)
+    dtype = schema.dtype("author") if form == _UNSTAMPED else stamped_dtype(schema, "author")
     if len(value) != _BODY + lives * dtype.itemsize:
         raise CorruptRecord("the length is not what the header says")
-    return np.frombuffer(value, dtype, lives, _BODY)
+    found = np.frombuffer(value, dtype, lives, _BODY)
+    return (found, np.zeros(lives, np.int64)) if form == _UNSTAMPED else (found["record"], found["at"])
 
 
 def pieces(records: np.ndarray, offsets: np.ndarray) -> Iterator[np.ndarray]:
@@ -178,31 +230,36 @@ def known_users(user_ids: np.ndarray) -> np.ndarray:
     return ids
 
 
-def _raw(schema: RecordSchema, record: str, records: np.ndarray) -> memoryview:
+@lru_cache(maxsize=16)
+def _stamped(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
+    return np.dtype([("at", "<i8"), ("record", dtype)])
+
+
+def _raw(records: np.ndarray) -> memoryview:
     """The bytes of an array of records, not copied."""
-    require_dtype(schema, record, records)
     return np.ascontiguousarray(records).view(np.uint8).data
 
 
-def _raw_pieces(schema: RecordSchema, record: str, records: np.ndarray, offsets: np.ndarray) -> Iterator[memoryview]:
-    raw = _raw(schema, record, records)
-    return (raw[start:stop] for start, stop in pairwise((offsets * schema.dtype(record).itemsize).tolist()))
+def _raw_pieces(owned: Pieces) -> Iterator[memoryview]:
+    records, offsets = owned
+    raw = _raw(records)
+    return (raw[start:stop] for start, stop in pairwise((offsets * records.dtype.itemsize).tolist()))
 
 
 def _seal_user(
-    schema: RecordSchema, version: int, own: bytes | memoryview, video: memoryview, live: memoryview
+    schema: RecordSchema, version: int, attributes: memoryview, video: memoryview, live: memoryview
 ) -> bytes:
     counts = len(video) // schema.dtype("video").itemsize, len(live) // schema.dtype("live").itemsize
-    return _seal(schema, _USER, len(own) > 0, counts, version, (own, video, live))
+    return _seal(schema, _USER, len(attributes) > 0, counts, version, (attributes, video, live))
 
 
 def _seal(
     schema: RecordSchema,
     kind: bytes,
-    attributes: bool,
+    attributes: int,
     counts: tuple[int, int],
     version: int,
-    parts: Sequence[bytes | memoryview],
+    parts: tuple[memoryview, ...],
 ) -> bytes:
     header = _HEADER.pack(kind, _FORMAT, attributes, schema.version, *counts, version)
     crc = crc32(header)
@@ -211,19 +268,19 @@ def _seal(
     return b"".join((header, _CRC.pack(crc), *parts))
 
 
-def _unseal(schema: RecordSchema, kind: bytes, value: bytes) -> tuple[int, int, int, int]:
-    """Attributes (0 or 1), both counts, version."""
+def _unseal(schema: RecordSchema, kind: bytes, value: bytes) -> tuple[int, int, int, int, int]:
+    """Format, attributes (0 or 1), both counts, version."""
     if len(value) < _BODY:
         raise CorruptRecord(f"{len(value)} bytes are less than a header")
     found, form, attributes, schema_version, first, second, version = _HEADER.unpack_from(value)
-    (crc,) = _CRC.unpack_from(value, _HEADER.size)
-    if (found, form) != (kind, _FORMAT):
+    if found != kind or form not in (_FORMAT, _UNSTAMPED):
         raise CorruptRecord(f"kind {found!r} format {form}, expected {kind!r} format {_FORMAT}")
+    (crc,) = _CRC.unpack_from(value, _HEADER.size)
     if crc != crc32(memoryview(value)[_BODY:], crc32(value[: _HEADER.size])):
         raise CorruptRecord("the checksum does not match")
     if schema_version != schema.version:
         raise CorruptRecord(f"written under schema version {schema_version}, the store's is {schema.version}")
-    return attributes, first, second, version
+    return form, attributes, first, second, version
 
 
 def _int64(name: str, column: object) -> np.ndarray:
@@ -246,7 +303,8 @@ def _narrow(schema: RecordSchema, record: str, field: StoredField, column: np.nd
     wrong = ~missing & ((column < low) | (column > high))
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"{record}.{field.name}: {column[row]} in row {row} is outside {low}..{high}")
+        reason = " ms: times are kept exact in a double" if TIME_LIMIT in (-low, high) else ""
+        raise ValueError(f"{record}.{field.name}: {column[row]} in row {row} is outside {low}..{high}{reason}")
     least = np.iinfo(np.dtype("<" + field.dtype)).min
     return np.where(missing, least, column).astype("<" + field.dtype)
 
@@ -255,9 +313,9 @@ def _limits(schema: RecordSchema, field: StoredField) -> tuple[int, int]:
     """Of an event's field: its dtype's, and what merging relies on."""
     low, high = field.bounds
     if field.name == "event_time":
-        return max(low, -_TIME_LIMIT), min(high, _TIME_LIMIT)
+        return max(low, -TIME_LIMIT), min(high, TIME_LIMIT)
     if field.name == "known_after":
-        return 0, min(high, _TIME_LIMIT)
+        return 0, min(high, TIME_LIMIT)
     if field.name == "behaviours":
         return 0, min(high, 2 ** len(schema.behaviours) - 1)
     return low, high

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
 from service.body import read_json_body
 from service.contract import RecordSchemaName, Status, Version
 from service.errors import NotReadyError, install_error_handlers
+from service.events import accept_events, counting_rejections
 from service.metrics import METRICS_TYPE, exposition, name_model
-from service.openapi import RANK_BODY, install_openapi, problems, rank_responses
+from service.openapi import events_body, events_responses, install_openapi, problems, rank_body, rank_responses
 from service.ranking import rank
 from service.runtime import Runtime
 from service.telemetry import Telemetry
 
-_DESCRIPTION = """Ranks candidate live-streaming authors for a user.
+_ACCEPTED = 202
+
+_DESCRIPTION = """Ranks candidate live-streaming authors for a user, and takes the events that keep histories fresh.
 
 Fields are only added to requests and answers: clients ignore those they do not know.
 Ids beyond 2^53 are decimal strings, in requests and in answers."""
@@ -39,11 +43,12 @@ def create_app(runtime: Runtime) -> FastAPI:
         redirect_slashes=False,
     )
     _add_ranking(app, runtime)
+    _add_events(app, runtime)
     _add_health(app, runtime)
     _add_reports(app, runtime)
     install_error_handlers(app)
-    install_openapi(app)
-    app.add_middleware(Telemetry, routes=("/rank", "/livez", "/readyz", "/version", "/metrics"))
+    install_openapi(app, runtime.store.schema)
+    app.add_middleware(Telemetry, routes=("/rank", "/events", "/livez", "/readyz", "/version", "/metrics"))
     engine = runtime.engine
     name_model(engine.version, engine.manifest.arch, engine.provider)
     return app
@@ -58,12 +63,27 @@ def package_version() -> str:
 
 
 def _add_ranking(app: FastAPI, runtime: Runtime) -> None:
-    @app.post("/rank", tags=["ranking"], summary="Rank", responses=rank_responses(), openapi_extra=RANK_BODY)
+    @app.post("/rank", tags=["ranking"], summary="Rank", responses=rank_responses(), openapi_extra=rank_body())
     async def post_rank(request: Request) -> Response:
         """Probabilities of each task for each candidate author, and the order that the formula makes of them."""
         body = await read_json_body(request, runtime.settings.max_body_bytes)
         answer = await rank(runtime, body, request.state.request_id)
         return Response(answer, media_type="application/json")
+
+
+def _add_events(app: FastAPI, runtime: Runtime) -> None:
+    described: dict[str, Any] = {"responses": events_responses(), "openapi_extra": events_body(runtime.store.schema)}
+
+    @app.post("/events", status_code=_ACCEPTED, tags=["events"], summary="Views, authors, users", **described)
+    async def post_events(request: Request) -> Response:
+        """Durable when it is answered, and in the histories that rankings read within a second (at once with LMDB).
+
+        After any other answer, or none, the same request may be sent again: to take an event twice changes nothing.
+        """
+        with counting_rejections():
+            body = await read_json_body(request, runtime.settings.max_events_body_bytes)
+            answer = await accept_events(runtime, body, request.state.request_id)
+        return Response(answer, _ACCEPTED, media_type="application/json")
 
 
 def _add_health(app: FastAPI, runtime: Runtime) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from service.contract import RankAnswer
+from service.contract import EventsAnswer, RankAnswer
 
 
 class RankError(ValueError):
@@ -48,16 +48,31 @@ class RankClient:
         page: int | None = None,
         top_k: int | None = None,
         now_ms: int | None = None,
+        debug: bool = False,
     ) -> RankAnswer:
         """Rank `candidates`, each an author id or {"author_id", "live_id"}.  RankError says what the service said."""
         request = {"user_id": user_id, "candidates": list(candidates), "page": page, "top_k": top_k, "now_ms": now_ms}
-        status, content = self._exchange("POST", "/rank", json.dumps(request).encode())
+        extra = {"debug": True} if debug else {}  # a service of an older version refuses a field that it does not know
+        status, content = self._exchange("POST", "/rank", json.dumps(request | extra).encode())
         if status != 200:
             raise self._refused(status, content)
         try:
             return RankAnswer.model_validate_json(content)
         except ValidationError:
             raise RankError(f"{self._url}: its answer is no ranking; is it the FARM service?", status) from None
+
+    def send_events(self, events: Sequence[Mapping[str, Any]]) -> int:
+        """Send 1 to 1,000 events (docs/api.md); how many were accepted: all.
+
+        RankError when they were not; with status None, 500 or 503 the same events may be sent again.
+        """
+        status, content = self._exchange("POST", "/events", json.dumps({"events": list(events)}).encode())
+        if status != 202:
+            raise self._refused(status, content)
+        try:
+            return EventsAnswer.model_validate_json(content).accepted
+        except ValidationError:
+            raise RankError(f"{self._url}: its answer is none to events; is it the FARM service?", status) from None
 
     def ready(self) -> bool:
         """Whether the service is there and takes traffic."""

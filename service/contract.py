@@ -1,4 +1,4 @@
-"""The HTTP contract: what `POST /rank` and its neighbours read and answer.
+"""The HTTP contract: what `POST /rank` and its neighbours read and answer; events are in service.event_contract.
 
 Fields are only added; clients ignore those they do not know (docs/api.md).
 """
@@ -20,6 +20,7 @@ RULES = {
     "page": "an integer of 64 bits",
     "top_k": f"an integer from 1 to {MAX_CANDIDATES}",
     "now_ms": f"an integer, ms since 1970, from {LEAST_NOW_MS} (2000-01-01) to {GREATEST_NOW_MS} (2100-01-01)",
+    "debug": "true or false",
 }
 """What a field of a request must be, for error messages and the OpenAPI document."""
 
@@ -54,6 +55,7 @@ class RankRequest(BaseModel):
         int | None,
         Field(ge=LEAST_NOW_MS, le=GREATEST_NOW_MS, description="Time of the request, ms since 1970; null: the clock"),
     ] = None
+    debug: Annotated[bool | None, Field(description="Answer what is stored of the user too")] = None
 
 
 class Ranked(BaseModel):
@@ -75,6 +77,31 @@ class Timing(BaseModel):
     total: float = Field(description="From when the body was read until the answer is serialised")
 
 
+class UserDebug(BaseModel):
+    """The stored record of the user."""
+
+    known: bool = Field(description="Whether there is one that can be read")
+    version: int = Field(description="Grows at each write of the user; 0 when not known")
+
+
+class HistoryDebug(BaseModel):
+    """One of the user's histories."""
+
+    events: int = Field(description="Read by the model")
+    stored: int = Field(description="In the store: those not known yet and those beyond the model's length too")
+    newest_age_ms: int | None = Field(
+        description="From when the newest stored outcome was known to the time of the request; null: no outcome known"
+    )
+
+
+class Debug(BaseModel):
+    """How fresh what was read is."""
+
+    user: UserDebug
+    video: HistoryDebug
+    live: HistoryDebug
+
+
 class RankAnswer(BaseModel):
     """The ranking: sorted by score, the best first; equal scores in the order of the request."""
 
@@ -83,6 +110,14 @@ class RankAnswer(BaseModel):
     ranking: list[Ranked]
     degraded: list[str] = Field(description="What was missing; empty for a full answer")
     timing_ms: Timing
+    debug: Debug | None = Field(None, description="Only there when the request asks for it")
+
+
+class EventsAnswer(BaseModel):
+    """All events of the request are durable."""
+
+    accepted: int = Field(description="How many events")
+    request_id: str
 
 
 class Status(BaseModel):

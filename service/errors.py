@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -18,15 +19,17 @@ _log = logging.getLogger(__name__)
 
 
 class ServiceError(Exception):
-    """The family.  `detail` and `errors` (field, message) are shown to the client."""
+    """The family.  `detail` and `errors` (field, message) are shown to the client, `headers` are sent with them."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     type = "internal-error"
     title = "Internal error"
 
-    def __init__(self, detail: str, errors: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, detail: str, errors: Sequence[tuple[str, str]] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
-        self.detail, self.errors = detail, tuple(errors)
+        self.detail, self.errors, self.headers = detail, tuple(errors), dict(headers or {})
 
 
 class MalformedBodyError(ServiceError):
@@ -74,6 +77,38 @@ class NotReadyError(ServiceError):
     title = "Not ready"
 
 
+class UnavailableError(ServiceError):
+    """Not now: the same request may be sent again in a while."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "unavailable"
+    title = "Unavailable"
+
+    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
+
+
+class EventsBusyError(UnavailableError):
+    """The log of events is full: what was sent before is not merged yet."""
+
+    type = "events-busy"
+    title = "Events busy"
+
+
+class NotDurableError(UnavailableError):
+    """Fewer servers than asked for have acknowledged the events in time."""
+
+    type = "not-durable"
+    title = "Not durable"
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store did not take the events."""
+
+    type = "store-unavailable"
+    title = "Store unavailable"
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Every error of the application leaves as a problem."""
     for kind in (ServiceError, HTTPException, ClientDisconnect, Exception):
@@ -90,7 +125,8 @@ async def _handle(request: Request, error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         _log.error("request %s failed: %r", _request_id(request), error)
         error = ServiceError("the service failed to answer; its log has the reason under this request_id")
-    return _problem(request, error.status, f"urn:farm:problem:{error.type}", error.title, error.detail, error.errors)
+    kind = f"urn:farm:problem:{error.type}"
+    return _problem(request, error.status, kind, error.title, error.detail, error.errors, error.headers)
 
 
 def _problem(

@@ -21,10 +21,21 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from feature_store.event_batch import EventBatch
+
 MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_TYPE = CONTENT_TYPE_LATEST
 STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "formula", "serialise")
 DEGRADED = ("no_history", "corrupt_history", "unknown_authors")
+REJECTED = (
+    "malformed-body",
+    "body-too-large",
+    "unsupported-media-type",
+    "invalid-request",
+    "events-busy",
+    "not-durable",
+    "store-unavailable",
+)
 
 _BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
@@ -38,11 +49,17 @@ _stage_seconds = Histogram(
     "farm_rank_stage_duration_seconds", "Time of a ranking, by stage.", ["stage"], buckets=_BUCKETS_S
 )
 _degraded = Counter("farm_rank_degraded_total", "Answers that lacked something, by reason.", ["reason"])
+_accepted = Counter("farm_events_accepted_total", "Events answered as durable, by type.", ["type"])
+_rejected = Counter(
+    "farm_events_rejected_total", "Requests with events that were refused, by problem type.", ["reason"]
+)
 _model = Gauge(
     "farm_model_info", "1 for the model that answers.", ["version", "arch", "provider"], multiprocess_mode="mostrecent"
 )
 _stages = {stage: _stage_seconds.labels(stage) for stage in STAGES}
 _reasons = {reason: _degraded.labels(reason) for reason in DEGRADED}  # named from the start, so that rates see 0
+_types = {kind: _accepted.labels(kind) for kind in ("video_view", "live_view", "author", "user")}
+_rejections = {reason: _rejected.labels(reason) for reason in REJECTED}
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
@@ -56,6 +73,17 @@ def observe_ranking(seconds: Mapping[str, float], degraded: Sequence[str]) -> No
         _stages[stage].observe(value)
     for reason in degraded:
         _reasons[reason].inc()
+
+
+def count_accepted(batch: EventBatch) -> None:
+    counts = {"video_view": batch.video, "live_view": batch.live, "author": batch.authors, "user": batch.users}
+    for kind, records in counts.items():
+        _types[kind].inc(len(records))
+
+
+def count_rejected(reason: str) -> None:
+    """reason: the type of the problem that was answered."""
+    _rejections[reason].inc()
 
 
 def name_model(version: str, arch: str, provider: str) -> None:

@@ -1,22 +1,29 @@
-"""The OpenAPI document: what FastAPI finds, the body of /rank that it does not parse, and examples."""
+"""The OpenAPI document: what FastAPI finds, the bodies that it does not parse, and examples."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.contract import Candidate, Problem, RankAnswer, RankRequest
+from feature_store.schema import RecordSchema
+from service.contract import Candidate, EventsAnswer, Problem, RankAnswer, RankRequest
 from service.errors import (
     PROBLEM_JSON,
     BodyTooLargeError,
+    EventsBusyError,
     InvalidRequestError,
     MalformedBodyError,
+    NotDurableError,
     NotReadyError,
     ServiceError,
+    StoreUnavailableError,
+    UnavailableError,
     UnsupportedMediaTypeError,
 )
+from service.event_contract import EVENTS_REQUEST, event_examples, event_schemas
 
 _SCHEMAS = "#/components/schemas/{model}"
 
@@ -32,8 +39,8 @@ _REQUESTS: dict[str, Any] = {
         },
     },
     "replay": {
-        "summary": "A moment of the past",
-        "value": {"user_id": 17, "candidates": [301], "now_ms": 1_651_708_800_000},
+        "summary": "A moment of the past, and what is stored of the user",
+        "value": {"user_id": 17, "candidates": [301], "now_ms": 1_651_708_800_000, "debug": True},
     },
 }
 _ANSWER: dict[str, Any] = {
@@ -61,35 +68,51 @@ _PROBLEMS: dict[type[ServiceError], tuple[str, list[dict[str, str]]]] = {
         [{"field": "candidates", "message": "must be at most 2000 candidates, not 2001"}],
     ),
     NotReadyError: ("the service is being stopped", []),
+    EventsBusyError: ("the log of events is full; send the request again later", []),
+    NotDurableError: ("the events are on too few servers; send the request again", []),
+    StoreUnavailableError: ("the store did not take the events; send the request again", []),
     ServiceError: ("the service failed to answer; its log has the reason under this request_id", []),
 }
 
-RANK_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": _SCHEMAS.format(model="RankRequest")}, "examples": _REQUESTS}
-        },
-    }
-}
+_OF_ANY_BODY = (MalformedBodyError, BodyTooLargeError, UnsupportedMediaTypeError, InvalidRequestError, ServiceError)
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def rank_body() -> dict[str, Any]:
+    """Of POST /rank."""
+    return _body("RankRequest", _REQUESTS)
+
+
+def events_body(schema: RecordSchema) -> dict[str, Any]:
+    """Of POST /events to a store of `schema`."""
+    return _body(EVENTS_REQUEST, event_examples(schema))
 
 
 def rank_responses() -> dict[int | str, dict[str, Any]]:
     """Of POST /rank: the answer and every error."""
     good = {"model": RankAnswer, "description": "The ranking", "content": {"application/json": {"example": _ANSWER}}}
-    return {
-        200: good,
-        **problems(MalformedBodyError, BodyTooLargeError, UnsupportedMediaTypeError, InvalidRequestError, ServiceError),
-    }
+    return {200: good, **problems(*_OF_ANY_BODY)}
+
+
+def events_responses() -> dict[int | str, dict[str, Any]]:
+    """Of POST /events: the answer and every error."""
+    example = {"accepted": 2, "request_id": _ANSWER["request_id"]}
+    good = {"model": EventsAnswer, "description": "Durable", "content": {"application/json": {"example": example}}}
+    return {202: good, **problems(*_OF_ANY_BODY, EventsBusyError, NotDurableError, StoreUnavailableError)}
 
 
 def problems(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """Documented responses of these errors."""
-    return {int(kind.status): {"description": kind.title, "content": _problem_content(kind)} for kind in kinds}
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in dict.fromkeys(kind.status for kind in kinds):
+        same = [kind for kind in kinds if kind.status == status]
+        response = {"description": ", or ".join(kind.title for kind in same), "content": _problem_content(same)}
+        responses[int(status)] = response | ({"headers": _RETRY_AFTER} if issubclass(same[0], UnavailableError) else {})
+    return responses
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Make `app.openapi` give the whole document."""
+def install_openapi(app: FastAPI, schema: RecordSchema) -> None:
+    """Make `app.openapi` give the whole document.  schema: of the store."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -97,7 +120,7 @@ def install_openapi(app: FastAPI) -> None:
             made["components"]["schemas"] |= {
                 model.__name__: _schema(model) for model in (RankRequest, Candidate, Problem)
             }
-            made["components"]["schemas"] |= _schema(Problem).pop("$defs", {})
+            made["components"]["schemas"] |= _schema(Problem).pop("$defs", {}) | event_schemas(schema, _SCHEMAS)
             app.openapi_schema = made
         return app.openapi_schema
 
@@ -108,9 +131,19 @@ def _schema(model: type[RankRequest] | type[Candidate] | type[Problem]) -> dict[
     return model.model_json_schema(ref_template=_SCHEMAS)
 
 
-def _problem_content(kind: type[ServiceError]) -> dict[str, Any]:
+def _body(model: str, examples: dict[str, Any]) -> dict[str, Any]:
+    content = {"schema": {"$ref": _SCHEMAS.format(model=model)}, "examples": examples}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def _problem_content(kinds: Sequence[type[ServiceError]]) -> dict[str, Any]:
+    examples = {kind.type: {"summary": kind.title, "value": _problem_example(kind)} for kind in kinds}
+    return {PROBLEM_JSON: {"schema": {"$ref": _SCHEMAS.format(model="Problem")}, "examples": examples}}
+
+
+def _problem_example(kind: type[ServiceError]) -> dict[str, Any]:
     detail, errors = _PROBLEMS[kind]
-    example = {
+    return {
         "type": f"urn:farm:problem:{kind.type}",
         "title": kind.title,
         "status": int(kind.status),
@@ -118,4 +151,3 @@ def _problem_content(kind: type[ServiceError]) -> dict[str, Any]:
         "errors": errors,
         "request_id": _ANSWER["request_id"],
     }
-    return {PROBLEM_JSON: {"schema": {"$ref": _SCHEMAS.format(model="Problem")}, "example": example}}

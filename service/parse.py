@@ -36,6 +36,7 @@ class Query:
     page: int | None
     top_k: int | None
     now_ms: int | None
+    debug: bool
 
 
 def parse_query(body: bytes, ids: IdKind, max_candidates: int = MAX_CANDIDATES) -> Query:
@@ -53,7 +54,8 @@ def parse_query(body: bytes, ids: IdKind, max_candidates: int = MAX_CANDIDATES) 
     author_ids = _column(authors, ids, _Names(".author_id", plain))
     live_ids = _column(lives, ids, _Names(".live_id", plain))
     _refuse_repeated(author_ids, live_ids)
-    return Query(int(user_id), author_ids, live_ids, authors, lives, request.page, request.top_k, request.now_ms)
+    given = (request.page, request.top_k, request.now_ms, bool(request.debug))
+    return Query(int(user_id), author_ids, live_ids, authors, lives, *given)
 
 
 def _columns(candidates: Sequence[int | str | Candidate]) -> tuple[list[bool], list[GivenId], list[GivenId]]:

@@ -18,6 +18,7 @@ from feature_store.matrices import candidate_matrix, user_inputs
 from feature_store.schema import MISSING
 from feature_store.store import StoreAnswer, StoreError
 from service.contract import MAX_CANDIDATES, MAX_EXACT
+from service.freshness import show_freshness
 from service.metrics import observe_ranking
 from service.parse import GivenId, Query, parse_query
 from service.runtime import Runtime
@@ -55,6 +56,7 @@ class Ranking:
     live_ids: np.ndarray  # [C] int64, MISSING where not known
     order: np.ndarray  # rows, best first, at most top_k
     degraded: list[str]
+    debug: dict[str, object] | None  # when asked for
 
 
 async def rank(runtime: Runtime, body: bytes, request_id: str) -> bytes:
@@ -85,8 +87,9 @@ async def _answer(runtime: Runtime, body: bytes, request_id: str, watch: Stopwat
 
 async def _read(runtime: Runtime, query: Query) -> StoreAnswer:
     """A store that fails is an answer with less in it, not an error."""
+    live_ids = None if (query.live_ids == MISSING).all() else query.live_ids
     try:
-        return await runtime.store.read(query.user_id, query.author_ids)
+        return await runtime.store.read(query.user_id, query.author_ids, live_ids)
     except StoreError as error:
         _log.error("answering without the store: %s", error)
         return StoreAnswer(None, {}, False)
@@ -105,6 +108,8 @@ def _compute(
         "degraded": ranking.degraded,
         "timing_ms": watch.timing_ms(),
     }
+    if ranking.debug is not None:
+        answer["debug"] = ranking.debug
     content = orjson.dumps(answer)
     watch.lap("serialise")
     return content, ranking.degraded
@@ -126,7 +131,9 @@ def _rank(runtime: Runtime, query: Query, found: StoreAnswer, watch: Stopwatch) 
     watch.lap("formula")
     events = int(users.video_length[0] + users.live_length[0])
     degraded = _degraded(found, events, bool(unknown.any()))
-    return Ranking(probabilities, scores, _live_ids(view.columns("candidate"), candidates, query), order, degraded)
+    debug = show_freshness(found.user, users, now_ms) if query.debug else None
+    live_ids = _live_ids(view.columns("candidate"), candidates, query)
+    return Ranking(probabilities, scores, live_ids, order, degraded, debug)
 
 
 def _degraded(found: StoreAnswer, events: int, unknown_authors: bool) -> list[str]:

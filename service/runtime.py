@@ -1,10 +1,12 @@
-"""What a worker holds while it serves: the model, the store, the formula, and the threads that run the engine."""
+"""What a worker holds while it serves: the model, the store, the sink of events, the formula, the engine's threads."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from feature_store.redis_url import redact
+from feature_store.sink import Sink, open_sink
 from feature_store.store import FeatureStore, StoreError, open_store
 from feature_store.view import ModelView
 from model.artifact.engine import Engine
@@ -23,6 +25,7 @@ class Runtime:
     settings: Settings
     engine: Engine
     store: FeatureStore
+    sink: Sink
     formula: Formula
     pool: ThreadPoolExecutor
     ready: bool = True
@@ -38,23 +41,23 @@ def load_runtime(settings: Settings) -> Runtime:
 
     Call it in the process that will serve.  StartError says in one line what is wrong.
     """
-    store = None
     try:
         formula = Formula() if settings.formula is None else Formula.load(settings.formula)
         engine = Engine.load(settings.artifact, settings.provider, settings.engine_threads)
         formula.check(engine.tasks, engine.calibration.hash)
         store = open_store(settings.store)
+        sink = open_sink(store)
         _require_fields(settings.store, store, engine.view)
     except Exception as error:  # whatever it is, whoever starts the service gets one line
         raise StartError(one_line(error)) from error
     pool = ThreadPoolExecutor(settings.executor_count, "engine")
-    return Runtime(settings, engine, store, formula, pool)
+    return Runtime(settings, engine, store, sink, formula, pool)
 
 
 def _require_fields(url: str, store: FeatureStore, view: ModelView) -> None:
     missing = view.missing_from(store.schema)
     if missing:
-        raise StoreError(f"store {url} lacks {', '.join(missing)}, which the model reads")
+        raise StoreError(f"store {redact(url)} lacks {', '.join(missing)}, which the model reads")
 
 
 def one_line(error: Exception) -> str:

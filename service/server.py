@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from service.settings import Settings
 
@@ -45,26 +45,20 @@ def run_worker(settings: Settings, listener: socket.socket, on_ready: Callable[[
 
     _on_signal(lambda: sys.exit(0))  # nobody is served yet
     runtime = load_runtime(settings)
-    try:
-        asyncio.run(warm_up(runtime))
-    except Exception as error:
-        raise StartError(f"warm-up: {one_line(error)}") from error
+
+    async def before() -> None:
+        try:
+            await warm_up(runtime)
+        except Exception as error:
+            await runtime.close()
+            raise StartError(f"warm-up: {one_line(error)}") from error
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no collection needs to walk it
 
     def on_exit() -> None:
         runtime.ready = False
 
-    config = uvicorn.Config(
-        create_app(runtime),
-        backlog=_BACKLOG,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.drain_timeout_s,
-    )
-    gc.collect()
-    gc.freeze()  # what is loaded stays: no collection needs to walk it
-    server = _Server(config, on_ready, on_exit)
+    server = _Server(_config(create_app(runtime), settings), before, on_ready, on_exit)
 
     def stop() -> None:
         """Also when uvicorn, after it has ended, raises again the signals that it took: then it changes nothing."""
@@ -72,6 +66,18 @@ def run_worker(settings: Settings, listener: socket.socket, on_ready: Callable[[
 
     _on_signal(stop)
     server.run(sockets=[listener])
+
+
+def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        backlog=_BACKLOG,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+    )
 
 
 def fail(message: str) -> int:
@@ -86,15 +92,26 @@ def _on_signal(action: Callable[[], None]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which tells when it listens and when it was told to stop."""
+    """uvicorn's, which tells when it listens and when it was told to stop.
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_exit: Callable[[], None]) -> None:
+    before: runs in the loop that will serve, whose connections to a store are then open, before it listens.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        before: Callable[[], Awaitable[None]],
+        on_ready: Callable[[], None],
+        on_exit: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._on_ready, self._on_exit = on_ready, on_exit
+        self._before, self._on_ready, self._on_exit = before, on_ready, on_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._before()
         await super().startup(sockets)
-        self._on_ready()
+        if not self.should_exit:
+            self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._on_exit()

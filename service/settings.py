@@ -28,7 +28,8 @@ class Settings(BaseSettings):
         default=None, ge=1, le=256
     )  # threads of a worker that run the engine; None: its cores
     formula: Path | None = None  # JSON file of the score formula; None: every weight and power is 1
-    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /rank
+    max_events_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /events
     max_candidates: int = Field(default=MAX_CANDIDATES, ge=1, le=MAX_CANDIDATES)
     keep_alive_s: int = Field(default=65, ge=1)  # idle connections; longer than the 60 s of common load balancers
     drain_timeout_s: int = Field(default=10, ge=1)  # for requests under way when the service is stopped

@@ -93,6 +93,20 @@ def bench_train(
     _finish(run(data, batch_size, device, precision or ["fp32", "bf16"], steps, quick), json)
 
 
+@bench.command("store")
+def bench_store(
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Under a minute; its figures wander.")] = False,
+) -> None:
+    """Bulk loads, reads, memory, merging and freshness, with LMDB and with a real Valkey on loopback.
+
+    Example: `farm bench store --json store.json`
+    """
+    from loadtest.bench.store import run
+
+    _finish(run(quick), json)
+
+
 def _finish(report: dict[str, Any], json: Path | None) -> None:
     """Print and write a bench's report; exit 1 when a claim does not hold."""
     text = json_module.dumps(report, indent=1)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
+from builders import author_updates, views
 
+from feature_store.event_batch import EventBatch
 from feature_store.lmdb_store import LmdbStore
-from feature_store.records import records_from_columns
 from feature_store.schema import default_schema
 from feature_store.store import open_store
 
@@ -21,17 +22,17 @@ USERS = np.arange(8)
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def one_view_each(view: int) -> np.ndarray:
+def one_view_each(view: int) -> EventBatch:
     """The same view for all of USERS."""
     columns = {name: np.full(len(USERS), view) for name in ("view_id", "event_time", "known_after", "author_id")}
-    return records_from_columns(default_schema(), "video", columns)
+    return views(default_schema(), "video", USERS.tolist(), **columns)
 
 
 def write_views(path: Path, first: int, count: int) -> None:
     async def write() -> None:
         async with open_store(f"lmdb://{path}") as store:
             for view in range(first, first + count):
-                await store.merge_events("video", USERS, one_view_each(view))
+                await store.apply(one_view_each(view))
 
     asyncio.run(write())
 
@@ -43,8 +44,7 @@ def fill_small_map(path: Path, first: int, count: int) -> None:
         async with LmdbStore(path, default_schema(), create=True, map_size=1 << 17) as store:
             for start in range(first, first + count, 500):
                 ids = np.arange(start, start + 500)
-                records = records_from_columns(default_schema(), "author", {"author_id": ids, "live_id": ids})
-                await store.put_authors(records)
+                await store.apply(author_updates(default_schema(), ids.tolist(), author_id=ids, live_id=ids))
                 assert len((await store.read(0, ids)).authors) == 500
 
     asyncio.run(write())
@@ -116,7 +116,7 @@ def test_a_writer_killed_again_and_again_leaves_whole_transactions(tmp_path: Pat
 def test_a_killed_reader_does_not_keep_old_pages(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with open_store(f"lmdb://{tmp_path}", create=True) as store:
-            await store.merge_events("video", USERS, one_view_each(1))
+            await store.apply(one_view_each(1))
             reader = SPAWN.Process(target=read_until_killed, args=(tmp_path,))
             reader.start()
             while not (tmp_path / "reading").exists():
@@ -125,7 +125,7 @@ def test_a_killed_reader_does_not_keep_old_pages(tmp_path: Path) -> None:
             reader.kill()
             reader.join()
             for view in range(100):
-                await store.merge_events("video", USERS, one_view_each(view))
+                await store.apply(one_view_each(view))
 
     asyncio.run(scenario())
     assert (tmp_path / "data.mdb").stat().st_size < 100 * 4096 * 4  # each write takes more than 4 pages of its own

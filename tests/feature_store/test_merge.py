@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import struct
 from itertools import pairwise
 from random import Random
 
 import numpy as np
 import pytest
+from builders import author_updates, user_updates, views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.merge import merge_authors, merge_batch, merge_histories
-from feature_store.records import UserBatch, records_from_columns
+from feature_store.event_batch import EventBatch
+from feature_store.merge import drop_erased, merge_attributes, merge_authors, merge_batch, merge_histories
+from feature_store.records import UserBatch, pieces, records_from_columns
 from feature_store.schema import MISSING, RecordSchema, default_schema, widen
 
 LONG = default_schema().model_copy(update={"history_spare": 36})  # truncates nothing that is drawn here
@@ -22,7 +25,7 @@ Event = tuple[int | None, ...]  # in the order of NAMES
 small = st.integers(0, 3)
 EVENT = st.tuples(
     st.integers(-2, 5),  # view_id
-    st.integers(0, 9) | st.sampled_from([-(2**61) + 1, 2**61 - 1]),  # event_time
+    st.integers(0, 9) | st.sampled_from([-(2**52) + 1, 2**52 - 1]),  # event_time
     st.none() | small | st.just(2**31 - 1),  # known_after
     *[st.none() | small for _ in NAMES[3:-1]],
     st.none() | st.integers(0, 255),  # behaviours
@@ -117,7 +120,8 @@ def test_a_merged_batch_is_taken_as_it_is_and_others_are_merged() -> None:
     events = records_from_columns(LONG, "video", columns)
     none = np.empty(0, LONG.dtype("live")), np.zeros(4, np.int64)
     once = merge_batch(LONG, UserBatch(np.arange(3), None, events, np.array([0, 200, 200, 600]), *none))
-    assert np.diff(once.video_offsets).tolist() == [200 - 114, 0, 86]
+    assert once.user_ids.tolist() == [0, 2]  # of the second nothing is said
+    assert np.diff(once.video_offsets).tolist() == [200 - 114, 86]
     again = merge_batch(LONG, once)
     assert again.video is once.video
 
@@ -147,18 +151,83 @@ def test_attributes_of_another_user_are_refused() -> None:
         merge_batch(LONG, batch)
 
 
-@given(st.lists(st.tuples(small, st.none() | small, small), max_size=20))
-def test_authors_keep_their_newest_lives(rows: list[tuple[int, int | None, int]]) -> None:
+def test_users_of_whom_nothing_is_said_are_left_out() -> None:
+    events = to_records([(1, 1, *[None] * (len(NAMES) - 2)), (2, 2, *[None] * (len(NAMES) - 2))])
+    none = np.empty(0, LONG.dtype("video")), np.zeros(4, np.int64)
+    batch = merge_batch(LONG, UserBatch(np.array([5, 6, 7]), None, *none, events, np.array([0, 1, 1, 2])))
+    assert (batch.user_ids.tolist(), batch.live_offsets.tolist()) == ([5, 7], [0, 1, 2])
+    assert batch.video_offsets.tolist() == [0, 0, 0]
+
+
+Room = tuple[int, int | None, int, int]  # author, live room, tag, when it was said
+ROOMS = st.lists(st.tuples(small, st.none() | small, st.integers(-300, 300), small), max_size=20)
+
+
+def stored_rooms(rooms: list[Room], schema: RecordSchema) -> dict[int, list[Room]]:
+    columns = {name: [room[at] for room in rooms] for at, name in enumerate(("author_id", "live_id", "tag"))}
+    records = records_from_columns(schema, "author", columns)
+    ids, stamped, offsets = merge_authors(schema, records, np.array([room[3] for room in rooms], np.int64))
+    found: dict[int, list[Room]] = {}
+    for author, (start, stop) in zip(ids.tolist(), pairwise(offsets.tolist()), strict=True):
+        for at, (_, live, tag, _) in stamped[start:stop].tolist():
+            found.setdefault(author, []).append((author, None if live == MISSING else live, tag, at))
+    return found
+
+
+def reference_rooms(rooms: list[Room]) -> dict[int, list[Room]]:
+    """Of each room what was said last, then of greatest bytes; of each author the two newest."""
+    kept: dict[tuple[int, int | None], Room] = {}
+    for room in rooms:
+        kept[room[:2]] = max(kept.get(room[:2], room), room, key=lambda r: (r[3], struct.pack("<h", r[2])))
+    authors: dict[int, list[Room]] = {}
+    for room in sorted(kept.values(), key=lambda r: (r[3], MISSING if r[1] is None else r[1])):
+        authors[room[0]] = [*authors.get(room[0], []), room][-2:]
+    return authors
+
+
+@given(ROOMS, ROOMS)
+def test_authors_keep_what_was_said_last(a: list[Room], b: list[Room]) -> None:
     schema = LONG.model_copy(update={"author_lives": 2})
-    expected: dict[int, dict[int | None, int]] = {}
-    for author, live, tag in rows:
-        lives = expected.setdefault(author, {})
-        lives.pop(live, None)
-        lives[live] = tag
-    columns = {"author_id": [r[0] for r in rows], "live_id": [r[1] for r in rows], "tag": [r[2] for r in rows]}
-    ids, records, offsets = merge_authors(schema, records_from_columns(schema, "author", columns))
-    got = {
-        author: [(None if live == MISSING else live, tag) for _, live, tag, _ in records[start:stop].tolist()]
-        for author, (start, stop) in zip(ids.tolist(), pairwise(offsets.tolist()), strict=True)
-    }
-    assert got == {author: list(lives.items())[-2:] for author, lives in expected.items()}
+    merged_a = stored_rooms(a, schema)
+    assert merged_a == reference_rooms(a)
+    assert stored_rooms(b + a, schema) == stored_rooms(a + b + a, schema) == reference_rooms(a + b)
+    of_a = [room for rooms in merged_a.values() for room in rooms]
+    assert stored_rooms(of_a + b, schema) == reference_rooms(a + b)
+
+
+@given(st.lists(st.tuples(small, small, st.none() | st.integers(-128 + 1, 127)), max_size=20))
+def test_attributes_said_last_stay(said: list[tuple[int, int, int | None]]) -> None:
+    columns = {"user_id": [user for user, _, _ in said], "activity_group": [group for _, _, group in said]}
+    records = records_from_columns(LONG, "user", columns)
+    owners, times = np.array([row[0] for row in said], np.int64), np.array([row[1] for row in said], np.int64)
+    stamped, offsets = merge_attributes(LONG, records, times, owners, 4)
+    got = {user: rows.tolist() for user, rows in enumerate(pieces(stamped, offsets)) if len(rows)}
+    expected: dict[int, tuple[int, bytes]] = {}
+    for user, at, group in said:
+        told = at, struct.pack("<qb", user, -128 if group is None else group)
+        expected[user] = max(expected.get(user, told), told)
+    assert got == {user: [(at, struct.unpack("<qb", raw))] for user, (at, raw) in expected.items()}
+
+
+def test_a_missing_author_is_refused() -> None:
+    records = np.zeros(2, LONG.dtype("author"))
+    records["author_id"] = [1, MISSING]
+    with pytest.raises(ValueError, match=r"author\.author_id: missing in row 1"):
+        merge_authors(LONG, records, 0)
+
+
+@given(st.dictionaries(st.integers(-3, 5), small), st.lists(st.tuples(small, small), max_size=12))
+def test_what_is_not_newer_than_an_erasure_is_dropped(erased: dict[int, int], rows: list[tuple[int, int]]) -> None:
+    users, times = [user for user, _ in rows], [at for _, at in rows]
+    parts = [
+        views(LONG, "video", users, view_id=users, event_time=times),
+        views(LONG, "live", users, view_id=users, event_time=times),
+        user_updates(LONG, times, user_id=users),
+        author_updates(LONG, times, author_id=users),
+    ]
+    kept = drop_erased(EventBatch.concat(parts), erased)
+    expected = [(user, at) for user, at in rows if user not in erased or at > erased[user]]
+    assert list(zip(kept.video_users.tolist(), kept.video["event_time"].tolist(), strict=True)) == expected
+    assert list(zip(kept.live_users.tolist(), kept.live["event_time"].tolist(), strict=True)) == expected
+    assert list(zip(kept.users["user_id"].tolist(), kept.users_at.tolist(), strict=True)) == expected
+    assert len(kept.authors) == len(kept.authors_at) == len(rows)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -12,9 +14,22 @@ import pytest
 from feature_store.matrices import UserInputs, candidate_matrix, user_inputs
 from feature_store.schema import DOMAINS, MISSING
 from feature_store.store import StoreAnswer, open_store
+from loadtest.redis_servers import valkey
 from model.datasets.prepared import Prepared, history_ends
 from model.datasets.samples import gather
-from model.materialize import materialize
+from model.materialize import Options, materialize
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[str]:
+    with valkey() as server:
+        yield server.url
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """A namespace of its own."""
+    return f"{redis_server}?namespace=t{uuid4().hex[:16]}"
 
 
 def read(url: str, users: list[int], authors: list[list[int]]) -> list[StoreAnswer]:
@@ -118,10 +133,10 @@ def test_users_are_written_in_pieces(
     small = replace(prepared, users={name: column[:20] for name, column in prepared.users.items()})
     seen: list[tuple[int, int]] = []
     url = f"lmdb://{tmp_path / 'store'}"
-    made = asyncio.run(materialize(small, url, lambda done, total: seen.append((done, total))))
-    assert made.users == 20
-    assert seen[-1] == (20, 20)
-    assert len(seen) == -(-20 // at_once)
+    made = asyncio.run(materialize(small, url, progress=lambda done, total: seen.append((done, total))))
+    assert made.users == made.verified == 20
+    steps = -(-20 // at_once) + 1  # all authors in one
+    assert seen == [(done, steps) for done in range(1, steps + 1)]
     ends = at_the_end(prepared)
     assert_same_inputs(ends, url, np.arange(20))
 
@@ -132,3 +147,45 @@ def test_materialize_again_changes_nothing(prepared: Prepared, tmp_path: Path) -
         asyncio.run(materialize(prepared, url))
     data = at_the_end(prepared)
     assert_same_inputs(data, url, np.arange(0, len(data.user_ids()), 10))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_as_of_a_moment(prepared: Prepared, tmp_path: Path, redis_url: str, jobs: int) -> None:
+    """Redis, by one process and by two, holds what was known at the moment and nothing else."""
+    data = at_the_end(prepared)
+    moment = int(np.median(data.events["video"].known_at()))
+    made = asyncio.run(materialize(data, redis_url, Options(as_of_ms=moment, jobs=jobs)))
+    known = {domain: int((events.known_at() <= moment).sum()) for domain, events in data.events.items()}
+    assert made.events == known
+    assert 0 < known["video"] < len(data.events["video"])
+    at_moment = replace(data, samples={**data.samples, "request_time": np.full(made.users, moment)})
+    for domain in DOMAINS:
+        ends = history_ends(data.events[domain], np.arange(made.users), np.full(made.users, moment))
+        at_moment.samples[f"{domain}_end"] = ends
+    assert_same_inputs(at_moment, redis_url, np.arange(made.users))
+    newest = [
+        answer.user.video["event_time"].max()
+        for answer in read(redis_url, data.user_ids().tolist(), [[]] * made.users)
+        if answer.user is not None and len(answer.user.video)
+    ]
+    assert max(newest) <= moment
+
+
+def test_a_load_into_redis_that_was_killed_goes_on(
+    prepared: Prepared, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.materialize.USERS_AT_ONCE", 50)
+
+    def stop_at_three(done: int, _: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(materialize(prepared, redis_url, progress=stop_at_three))
+    assert read(redis_url, [int(prepared.user_ids()[0])], [[]])[0].user is None  # readers see nothing of it
+    seen: list[tuple[int, int]] = []
+    said: list[str] = []
+    asyncio.run(materialize(prepared, redis_url, None, lambda *step: seen.append(step), said.append))
+    assert seen == [(done, 7) for done in range(4, 8)]
+    assert said[0] == "going on with generation 2, 3 steps are done"
+    assert_same_inputs(at_the_end(prepared), redis_url, np.arange(0, len(prepared.user_ids()), 7))

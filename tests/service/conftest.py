@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from service_facts import Facts, gather_facts
+from fastapi.testclient import TestClient
+from service_facts import Client, Facts, gather_facts
 
 from loadtest.process import running_service
 from model.artifact.manifest import Artifact
+from service.app import create_app
+from service.runtime import Runtime, load_runtime
+from service.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +35,16 @@ def service_url(artifact: Path, store_url: str) -> Iterator[str]:
 def http(service_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service_url, timeout=30.0, trust_env=False) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def opened(artifact: Path, store_url: str) -> Client:
+    """The application in this process over these settings, and its runtime."""
+
+    @contextmanager
+    def open_app(**options: object) -> Iterator[tuple[TestClient, Runtime]]:
+        runtime = load_runtime(Settings(**{"artifact": artifact, "store": store_url, **options}))
+        with TestClient(create_app(runtime), raise_server_exceptions=False) as client:
+            yield client, runtime
+
+    return open_app

@@ -6,24 +6,20 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
 import lmdb
 import pytest
 import schemathesis
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
-from service_facts import Facts
+from service_facts import Client, Facts, make_empty_store
 
-from feature_store.store import open_store
 from model.artifact.engine import Engine
 from service.app import create_app
-from service.runtime import Runtime, StartError, load_runtime
+from service.runtime import StartError, load_runtime
 from service.settings import Settings
 
 CONFORMANCE = [
@@ -32,29 +28,11 @@ CONFORMANCE = [
     openapi_checks.content_type_conformance,
     openapi_checks.response_schema_conformance,
 ]
-Client = Callable[..., AbstractContextManager[tuple[TestClient, Runtime]]]
-
-
-@pytest.fixture
-def opened(artifact: Path, store_url: str) -> Client:
-    """The application over these settings, and its runtime."""
-
-    @contextmanager
-    def open_app(**options: object) -> Iterator[tuple[TestClient, Runtime]]:
-        runtime = load_runtime(Settings(**{"artifact": artifact, "store": store_url, **options}))
-        with TestClient(create_app(runtime), raise_server_exceptions=False) as client:
-            yield client, runtime
-
-    return open_app
-
-
-def copied_store(store_url: str, folder: Path) -> Path:
-    shutil.copytree(store_url.removeprefix("lmdb://"), folder)
-    return folder
 
 
 def test_a_corrupt_history_is_an_empty_one(opened: Client, store_url: str, facts: Facts, tmp_path: Path) -> None:
-    folder = copied_store(store_url, tmp_path / "store")
+    folder = tmp_path / "store"
+    shutil.copytree(store_url.removeprefix("lmdb://"), folder)
     with lmdb.open(str(folder), max_dbs=8) as env, env.begin(write=True) as txn:
         users = env.open_db(b"users", txn)
         for key, value in list(txn.cursor(users)):
@@ -76,21 +54,13 @@ def test_a_store_that_fails_degrades_the_answer(opened: Client, store_url: str, 
 
 def test_string_ids_come_back_as_they_were_sent(opened: Client, store_url: str, tmp_path: Path) -> None:
     url = f"lmdb://{tmp_path / 'strings'}"
-    asyncio.run(make_string_store(store_url, url))
+    asyncio.run(make_empty_store(store_url, url, ids="string"))
     with opened(store=url) as (client, _):
         body = {"user_id": "Ünï/1", "candidates": ["a,b", {"author_id": "c", "live_id": "room %b"}, 5]}
         rows = client.post("/rank", json=body).json()["ranking"]
         assert {(row["author_id"], row["live_id"]) for row in rows} == {("a,b", None), ("c", "room %b"), (5, None)}
         refused = client.post("/rank", json={"user_id": "u", "candidates": [1.5]}).json()
         assert refused["errors"][0]["message"] == "an id must be a string or an integer, not 1.5"
-
-
-async def make_string_store(store_url: str, url: str) -> None:
-    """An empty store with the schema of the session's, but for string ids."""
-    async with open_store(store_url) as source:
-        schema = source.schema.model_copy(update={"ids": "string"})
-    async with open_store(url, schema, create=True):
-        pass
 
 
 def test_formula_file(opened: Client, artifact: Path, facts: Facts, tmp_path: Path) -> None:
@@ -168,12 +138,38 @@ def test_the_document_describes_every_answer(opened: Client) -> None:
         assert {"RankRequest", "Candidate", "RankAnswer", "Problem"} <= set(document["components"]["schemas"])
 
 
+def test_the_document_describes_events(opened: Client, store_url: str, tmp_path: Path) -> None:
+    url = f"lmdb://{tmp_path / 'store'}"
+    asyncio.run(make_empty_store(store_url, url))
+    with opened(store=url) as (client, runtime):
+        document = client.get("/openapi.json").json()
+        events = document["paths"]["/events"]["post"]
+        assert set(events["responses"]) == {"202", "400", "413", "415", "422", "500", "503"}
+        unavailable = events["responses"]["503"]
+        assert set(unavailable["content"]["application/problem+json"]["examples"]) == {
+            "events-busy",
+            "not-durable",
+            "store-unavailable",
+        }
+        assert "Retry-After" in unavailable["headers"]
+        for name, example in events["requestBody"]["content"]["application/json"]["examples"].items():
+            assert client.post("/events", json=example["value"]).status_code == 202, name
+        live = document["components"]["schemas"]["LiveView"]["properties"]
+        stored = {field.name for field in runtime.store.schema.live} - {"known_after"}
+        assert set(live) == stored | {"type", "user_id", "known_at"}
+
+
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
-def test_schemathesis(opened: Client, mode: schemathesis.GenerationMode) -> None:
+@pytest.mark.parametrize("path", ["/rank", "/events"])
+def test_schemathesis(
+    opened: Client, store_url: str, tmp_path: Path, path: str, mode: schemathesis.GenerationMode
+) -> None:
     """Whatever the document allows or forbids: no 5xx, and only documented answers."""
-    with opened() as (client, _):
+    url = f"lmdb://{tmp_path / 'store'}"
+    asyncio.run(make_empty_store(store_url, url))
+    with opened(store=url) as (client, _):
         schema = schemathesis.openapi.from_asgi("/openapi.json", client.app)
-        operation = schema["/rank"]["POST"]
+        operation = schema[path]["POST"]
 
         @settings(
             max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None

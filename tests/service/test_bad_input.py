@@ -80,6 +80,8 @@ INVALID = [
     (request(now_ms=1_700_000_000), "now_ms", "ms since 1970, from 946684800000 (2000-01-01) to 4102444800000"),
     (request(now_ms=1_700_000_000_000_000), "now_ms", "to 4102444800000 (2100-01-01)"),
     (request(now_ms="2024-01-01"), "now_ms", "ms since 1970"),
+    (request(debug="yes"), "debug", "must be true or false, not 'yes'"),
+    (request(debug=1), "debug", "must be true or false, not 1"),
     ([1], "body", "a JSON object, not a list"),
     (None, "body", "a JSON object, not null"),
 ]

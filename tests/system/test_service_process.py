@@ -20,6 +20,7 @@ import pytest
 from feature_store.schema import EVENT_KEYS, RecordSchema
 from feature_store.store import open_store
 from loadtest.process import ServiceFailedError, ServiceProcess, running_service
+from loadtest.redis_servers import valkey
 from model.artifact.manifest import TABLES, Artifact
 
 BODY = {"user_id": 1, "candidates": [1, 2, 3]}
@@ -52,16 +53,35 @@ async def make_store(url: str, schema: RecordSchema) -> None:
         pass
 
 
-@pytest.mark.parametrize("count", ["1", "2"])
-def test_a_store_that_lacks_a_field_is_refused(artifact: Path, store_url: str, tmp_path: Path, count: str) -> None:
+def without_a_column(artifact: Path, store_url: str) -> tuple[RecordSchema, str]:
+    """A schema that lacks a column that the model reads, and which."""
     view = Artifact.open(artifact).manifest.view
     column = next(column for column in view.columns("video") if column not in EVENT_KEYS)
     schema = open_store(store_url).schema
     less = schema.model_copy(update={"video": tuple(field for field in schema.video if field.name != column)})
+    return RecordSchema.model_validate(less.model_dump()), column
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_store_that_lacks_a_field_is_refused(artifact: Path, store_url: str, tmp_path: Path, count: str) -> None:
+    schema, column = without_a_column(artifact, store_url)
     url = f"lmdb://{tmp_path / 'less'}"
-    asyncio.run(make_store(url, RecordSchema.model_validate(less.model_dump())))
+    asyncio.run(make_store(url, schema))
     line = refusal(artifact, url, "--workers", count)
     assert f"lacks video.{column}, which the model reads" in line
+
+
+def test_no_refusal_shows_the_password_of_a_store(artifact: Path, store_url: str) -> None:
+    schema, column = without_a_column(artifact, store_url)
+    with valkey(password="hush-9") as server:
+        url = f"redis://:{{}}@{server.address}?namespace=less"
+        asyncio.run(make_store(url.format("hush-9"), schema))
+        lines = [refusal(artifact, url.format(password)) for password in ("hush-9", "hush-8")]
+    lines.append(refusal(artifact, url.format("hush-9")))  # nobody is there any more
+    assert f"lacks video.{column}, which the model reads" in lines[0]
+    assert "password" in lines[1]
+    assert "refused" in lines[2]
+    assert not [line for line in lines if "hush" in line]
 
 
 def test_a_truncated_artifact_is_refused(artifact: Path, store_url: str, tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""A new generation of a Redis store: loaded beside the one that is read, brought up to date from the log, switched to.
+
+Where the log stands is noted first.  What is appended from then on is replayed into the new generation after the load,
+up to the end; then one pointer is switched, and what was appended until then is replayed too.  A worker acknowledges an
+entry only when the generation it merged it into is still the one that is read (event_worker), so every event is in the
+new generation by one way or the other, and twice does no harm.
+
+    farm:<ns>:load       hash: source, generation, position:<partition>, done:<step>; for a day after the last step
+    farm:<ns>:load:lock  who is loading, for LOCK_MS after the last sign of life
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from feature_store.event_log import EventLog
+from feature_store.redis_store import RedisStore
+from feature_store.store import StoreError
+
+LOCK_MS = 30_000
+KEPT_S = 86_400  # a load that was broken off can go on for so long
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load under way."""
+
+    generation: int
+    positions: dict[int, str]  # by partition, after which the log is replayed
+    done: frozenset[str]  # steps, by name, of a load that was broken off
+
+
+class Loading:
+    """One load of a source into a new generation.
+
+    Example::
+
+        loading = Loading(store, EventLog(store.link, store.schema))
+        async with loading.alone():
+            load = await loading.begin("prepared 2026-01-05", since_ms)
+            await fill(store.into(load.generation))
+            await loading.finish(load)
+    """
+
+    def __init__(self, store: RedisStore, log: EventLog) -> None:
+        self._store, self._log, self._link = store, log, store.link
+        self._key = f"farm:{store.link.settings.namespace}:load"
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """While inside, no other process loads into this namespace.  StoreError when one does."""
+        lock, me = f"{self._key}:lock", f"{socket.gethostname()} process {os.getpid()}"
+        with self._link.errors():
+            if not await self._link.client.set(lock, me, nx=True, px=LOCK_MS):
+                holder = await self._link.client.get(lock)
+                who = holder.decode() if isinstance(holder, bytes) else "another process"
+                raise StoreError(
+                    f"store {self._link.where}: {who} is loading; wait for it"
+                    f" (its lock is given up {LOCK_MS // 1000} s after it died)"
+                )
+        alive = asyncio.create_task(self._stay_alive(lock))
+        try:
+            yield
+        finally:
+            alive.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await alive
+            with self._link.errors():
+                await self._link.client.delete(lock)
+
+    async def begin(self, source: str, since_ms: int, allow_gap: bool = False) -> Load:
+        """A new generation, or the one of the same source that was broken off; that of another source is dropped.
+
+        since_ms: how far the source reaches; the log must reach back to it unless allow_gap.  LogGap when it does not.
+        """
+        with self._link.errors():
+            found: dict[bytes, bytes] = await self._link.client.hgetall(self._key)  # type: ignore[assignment]
+        fields = {name.decode(): value.decode() for name, value in found.items()}
+        if fields.get("source") == source:
+            return _load(fields)
+        if fields:
+            await self._store.drop(int(fields["generation"]))
+        positions = await self._log.positions_at(since_ms, allow_gap)
+        generation = await self._store.new_generation()
+        fields = {"source": source, "generation": str(generation)}
+        fields |= {f"position:{number}": position for number, position in positions.items()}
+        with self._link.errors():
+            await self._link.client.delete(self._key)
+            await self._note(fields)
+        return _load(fields)
+
+    async def done(self, step: str) -> None:
+        """Note a step, so that a load that goes on leaves it out."""
+        with self._link.errors():
+            await self._note({f"done:{step}": "1"})
+
+    async def finish(self, load: Load, keep_previous: bool, say: Say) -> int:
+        """Bring the new generation up to date, let readers read it, drop the one before.  Returns events replayed."""
+        target = self._store.into(load.generation)
+        previous = await self._store.active()
+        positions = dict(load.positions)
+        replayed = await self._catch_up(target, positions)
+        await self._store.switch(load.generation)
+        replayed += await self._catch_up(target, positions)
+        say(f"generation {load.generation} is read from now on; {replayed:,} live events replayed into it")
+        with self._link.errors():
+            await self._link.client.delete(self._key)
+        if previous and not keep_previous:
+            await asyncio.sleep(2 * self._link.settings.pointer_cache_s)  # readers still read it for so long
+            await self._store.drop(previous)
+        return replayed
+
+    async def _catch_up(self, target: RedisStore, positions: dict[int, str]) -> int:
+        """Apply what follows the positions, up to now, and move them on."""
+        events = 0
+        async for part in self._log.read_from(positions):
+            await target.apply(part.batch)
+            positions[part.partition] = part.position
+            events += len(part.batch)
+        return events
+
+    async def _note(self, fields: dict[str, str]) -> None:
+        pipe = self._link.pipeline()
+        pipe.hset(self._key, mapping=fields)  # type: ignore[arg-type]  # str is a field's type
+        pipe.expire(self._key, KEPT_S)
+        await pipe.execute()
+
+    async def _stay_alive(self, lock: str) -> None:
+        while True:
+            await asyncio.sleep(LOCK_MS / 3000)
+            with contextlib.suppress(StoreError), self._link.errors():
+                await self._link.client.pexpire(lock, LOCK_MS)
+
+
+def _load(fields: dict[str, str]) -> Load:
+    """From the hash."""
+    named = {
+        prefix: {k.partition(":")[2]: v for k, v in fields.items() if k.startswith(prefix)}
+        for prefix in ("position:", "done:")
+    }
+    positions = {int(number): position for number, position in named["position:"].items()}
+    return Load(int(fields["generation"]), positions, frozenset(named["done:"]))
