@@ -11,7 +11,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +49,7 @@ from feature_store.schema import RecordSchema, default_schema, widen
 from feature_store.store import Applied, StoreAnswer, StoreError, StoreStats, require_same_schema
 
 _SCHEMA_KEY = b"record_schema"
+_AUTHORS_WRITTEN = b"authors_written"  # the last transaction that wrote authors
 _USERS_PER_WRITE = 16_384  # bounds the memory of a transaction and how long other writers wait
 _ROWS_PER_SCAN = 1_000
 _AUTHORS_CACHED = 20_000  # about 500 bytes each
@@ -60,6 +61,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Tables(NamedTuple):
+    meta: lmdb._Database
     users: lmdb._Database
     authors: lmdb._Database
     erased: lmdb._Database
@@ -85,8 +87,9 @@ class LmdbStore:
         except BaseException:
             self._env.close()
             raise
-        # What values decode to, by the value itself, so it is never stale: hot authors are asked for in every read.
-        self._author = lru_cache(_AUTHORS_CACHED)(partial(decode_author, self._schema))
+        # Hot authors are asked for in every read.  They are as _authors_written says, so they are never stale.
+        self._authors: dict[int, np.ndarray | None] = {}
+        self._authors_written: bytes | None = None
 
     @property
     def schema(self) -> RecordSchema:
@@ -97,15 +100,11 @@ class LmdbStore:
     ) -> StoreAnswer:
         """As the protocol says, in the caller's thread: a read takes microseconds and waits for nothing.  live_ids has
         no effect, because every read is of the store itself."""
-        wanted = np.asarray(author_ids, np.int64)
-        keys = _keys(wanted)
 
-        def find(txn: Txn) -> tuple[bytes | None, list[tuple[bytes, bytes]]]:
-            value = txn.get(_key(user_id), db=self._tables.users)
-            return value, txn.cursor(self._tables.authors).getmulti(keys) if keys else []
+        def find(txn: Txn) -> tuple[bytes | None, dict[int, np.ndarray]]:
+            return txn.get(_key(user_id), db=self._tables.users), self._find_authors(txn, author_ids)
 
-        value, found = self._env.read(find)
-        ids = dict(zip(keys, wanted.tolist(), strict=True))
+        value, authors = self._env.read(find)
         user, corrupt = None, False
         if value is not None:
             try:
@@ -113,7 +112,6 @@ class LmdbStore:
             except CorruptRecord as error:
                 corrupt = True
                 _log.warning("user %d: %s", user_id, error)
-        authors = {author: lives for author, lives, _ in self._decode_authors((ids[key], raw) for key, raw in found)}
         return StoreAnswer(user, authors, corrupt)
 
     async def put_users(self, batch: UserBatch, updated_at: int | np.ndarray = 0) -> None:
@@ -141,14 +139,14 @@ class LmdbStore:
 
     async def scan_authors(self) -> AsyncIterator[list[tuple[np.ndarray, np.ndarray]]]:
         async for rows in self._scan(self._tables.authors):
-            yield [(lives, at) for _, lives, at in self._decode_authors((_id(key), value) for key, value in rows)]
+            yield [(lives, at) for _, lives, at in self._decode_authors(rows)]
 
     async def scan_erased(self) -> AsyncIterator[list[tuple[int, int]]]:
         async for rows in self._scan(self._tables.erased):
             yield [(_id(key), _TIME.unpack(value)[0]) for key, value in rows]
 
     async def stats(self) -> StoreStats:
-        users, authors, erased = self._env.read(lambda txn: [txn.stat(table)["entries"] for table in self._tables])
+        users, authors, erased = self._env.read(lambda txn: [txn.stat(table)["entries"] for table in self._tables[1:]])
         size, map_size, map_used = self._env.sizes()
         version = "LMDB {}.{}.{}".format(*lmdb.version())
         detail: dict[str, int | str] = {"version": version, "map_bytes": map_size, "map_used_bytes": map_used}
@@ -171,7 +169,7 @@ class LmdbStore:
             meta, users, authors = (self._env.table(name, txn, create) for name in (b"meta", b"users", b"authors"))
         except lmdb.NotFoundError:
             raise self._no_store() from None
-        tables = _Tables(users, authors, self._env.table(b"erased", txn, True))  # older stores have none
+        tables = _Tables(meta, users, authors, self._env.table(b"erased", txn, True))  # older stores have none
         text = txn.get(_SCHEMA_KEY, db=meta)
         if text is not None:
             stored = RecordSchema.model_validate_json(text)
@@ -219,16 +217,33 @@ class LmdbStore:
         values = encode_users(self._schema, txn.id(), *parts)
         txn.cursor(self._tables.users).putmulti(zip(_keys(ids), values, strict=True))
 
+    def _find_authors(self, txn: Txn, author_ids: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
+        """Those that are known."""
+        if not len(author_ids):
+            return {}
+        written = txn.get(_AUTHORS_WRITTEN, db=self._tables.meta)
+        if written != self._authors_written or len(self._authors) > _AUTHORS_CACHED:
+            self._authors, self._authors_written = {}, written
+        ids: list[int] = np.asarray(author_ids, np.int64).tolist()
+        unread = [author for author in ids if author not in self._authors]
+        if unread:
+            rows = self._get(txn, self._tables.authors, _keys(np.array(unread)))
+            known = {author: lives for author, lives, _ in self._decode_authors(rows)}
+            self._authors.update((author, known.get(author)) for author in unread)
+        pairs = zip(ids, map(self._authors.__getitem__, ids), strict=True)
+        return {author: lives for author, lives in pairs if lives is not None}
+
     def _merge_authors(self, txn: Txn, records: np.ndarray, updated_at: np.ndarray) -> None:
         if not len(records):
             return
         found = self._get(txn, self._tables.authors, _keys(np.unique(widen(records["author_id"]))))
-        kept = [(lives, at) for _, lives, at in self._decode_authors((_id(key), value) for key, value in found)]
+        kept = [(lives, at) for _, lives, at in self._decode_authors(found)]
         records = np.concatenate([records, *(lives for lives, _ in kept)])
         updated_at = np.concatenate([updated_at, *(at for _, at in kept)])
         ids, *lives = merge_authors(self._schema, records, updated_at)
         values = encode_authors(self._schema, txn.id(), (lives[0], lives[1]))
         txn.cursor(self._tables.authors).putmulti(zip(_keys(ids), values, strict=True))
+        txn.put(_AUTHORS_WRITTEN, _KEY.pack(txn.id()), db=self._tables.meta)
 
     def _delete_user(self, txn: Txn, user_id: int, erased_until: int) -> bool:
         key = _key(user_id)
@@ -269,13 +284,13 @@ class LmdbStore:
             except CorruptRecord as error:
                 _log.warning("user %d: %s", _id(key), error)
 
-    def _decode_authors(self, rows: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def _decode_authors(self, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Those that can be read."""
-        for author_id, value in rows:
+        for key, value in rows:
             try:
-                yield author_id, *self._author(value)
+                yield _id(key), *decode_author(self._schema, value)
             except CorruptRecord as error:
-                _log.warning("author %d: %s", author_id, error)
+                _log.warning("author %d: %s", _id(key), error)
 
     async def _scan(self, table: lmdb._Database) -> AsyncIterator[list[tuple[bytes, bytes]]]:
         """Rows in order, each part of one moment, so that a long scan keeps no old pages."""

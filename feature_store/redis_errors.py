@@ -16,7 +16,7 @@ from feature_store.store import StoreError
 REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError)
 """Whatever the client library raises when a server, or the way to it, fails."""
 
-ACL_RULES = "~farm:* +@read +@write +@connection +@scripting -@dangerous +info +cluster|slots +cluster|info +role"
+ACL_RULES = "~farm:* +@read +@write +@connection +@scripting -@dangerous +info +cluster|slots +cluster|info +role +time"
 """What a FARM user of the server needs, for ACL SETUSER."""
 
 _CLIENT_FILES = "FARM_REDIS_CERT_FILE and FARM_REDIS_KEY_FILE"

@@ -21,7 +21,7 @@ CLAIM_IDLE_MS = 1_000  # in place of 30 s
 _LOG_KEY = "farm:default:log:{}".format
 _PARTITIONS = 8
 _REPLICATED = {"FARM_REDIS_DURABILITY": "replica"}
-_ROOM_BYTES = 300_000  # that the server may still take when its memory is limited; traffic fills it in about a second
+_ROOM_BYTES = 100_000  # that the server may still take when its memory is limited; traffic fills it in half a second
 _FAILOVER_S = 20.0
 _MID_BATCH_S = 20.0
 

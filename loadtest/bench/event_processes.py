@@ -107,10 +107,10 @@ class Sender:
     result: Path
 
     def finish(self) -> Sent:
-        """Wait until all is sent.  ProcessFailedError when it fails."""
-        due_s = self.plan.traffic.requests / self.plan.requests_per_s
+        """Begin no more requests, and wait until all that were begun are taken.  ProcessFailedError when it fails."""
+        self.child.process.terminate()
         try:
-            self.child.process.wait(due_s + self.plan.patience_s + STOP_S)
+            self.child.process.wait(self.plan.patience_s + STOP_S)
         except subprocess.TimeoutExpired:
             raise self.child.failed("the sender does not end") from None
         if self.child.process.returncode != 0:

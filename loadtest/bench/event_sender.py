@@ -2,13 +2,14 @@
 
     python -m loadtest.bench.event_sender PLAN.json RESULT.json
 
-Prints the time [s since 1970] at which the first request is due.
+Prints the time [s since 1970] at which the first request is due.  After SIGTERM it begins no more of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -35,7 +36,7 @@ class Plan:
     traffic: Traffic
     target: str  # URL of a store with a log, or of a service
     requests_per_s: float
-    patience_s: float  # after the last request was due; what is not taken by then is not sent again
+    patience_s: float  # after the last request; what is not taken by then is not sent again
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))
@@ -51,8 +52,9 @@ class Plan:
 class Sent:
     """What became of the requests."""
 
-    began: float  # s since 1970
-    acknowledged: list[float | None]  # when, of each request
+    began: float  # s since 1970, when the first request was due
+    ended: float = 0.0  # when the last one was begun
+    acknowledged: list[float | None] = field(default_factory=list)  # when, of each request that was begun
     tries: int = 0
     refusals: dict[str, int] = field(default_factory=dict)  # by reason
 
@@ -118,14 +120,20 @@ class HttpTarget:
 
 
 async def send(plan: Plan) -> Sent:
-    """Send everything at its time, however slow the answers are; then wait for those under way."""
+    """Send each request at its time, however slow the answers are; then wait for those under way."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with AsyncExitStack() as stack:
         target = await _opened(plan.target, stack)
-        sent = Sent(time.time() + 0.1, [None] * plan.traffic.requests)
+        sent = Sent(time.time() + 0.1)
         print(sent.began, flush=True)
         under_way = []
         for number in range(plan.traffic.requests):
             await asyncio.sleep(sent.began + number / plan.requests_per_s - time.time())
+            if stop.is_set():
+                break
+            sent.acknowledged.append(None)
+            sent.ended = time.time()
             under_way.append(asyncio.create_task(_deliver(target, plan.traffic.request(number), number, sent)))
         done, late = await asyncio.wait(under_way, timeout=plan.patience_s)
         for task in late:

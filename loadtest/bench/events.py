@@ -38,16 +38,20 @@ _PAST_MS = 600_000  # views begin so long before they are sent
 _ASKED_USERS = 100
 
 
+class UnknownScenarioError(ValueError):
+    """No scenario has the name."""
+
+
 @dataclass(frozen=True)
 class Lengths:
     """Of a scenario."""
 
-    traffic_s: float
-    quiet_s: float  # of traffic before the fault
+    quiet_s: float  # of traffic before the fault, and after it
     hold_s: float  # of a fault that is ended after a time
+    most_s: float  # of traffic, however long the fault lasts
 
 
-FULL, QUICK = Lengths(12.0, 3.0, 5.0), Lengths(4.0, 1.0, 2.0)
+FULL, QUICK = Lengths(3.0, 5.0, 30.0), Lengths(1.0, 2.0, 15.0)
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,12 @@ class Course:
 
 
 def run(only: str | None, quick: bool) -> dict[str, Any]:
-    """All scenarios, or the one of a name.  ValueError when there is none of that name."""
+    """All scenarios, or the one of a name.  UnknownScenarioError when there is none of that name."""
     chosen = [scenario for scenario in SCENARIOS if only in (None, scenario.name)]
     if not chosen:
-        raise ValueError(f"no scenario {only!r}; there are {', '.join(scenario.name for scenario in SCENARIOS)}")
+        raise UnknownScenarioError(
+            f"no scenario {only!r}; there are {', '.join(scenario.name for scenario in SCENARIOS)}"
+        )
     lengths = QUICK if quick else FULL
     results, claims = {}, []
     with tempfile.TemporaryDirectory() as scratch:
@@ -112,6 +118,7 @@ def play(scenario: Scenario, model: Model, lengths: Lengths) -> Course:
         with asking_now as asked, running_sender(plan, folder, environment) as sender:
             time.sleep(lengths.quiet_s)
             told = scenario.fault(Stage(place, workers, model.prepared.path, lengths.hold_s))
+            time.sleep(lengths.quiet_s)
             sent = sender.finish()
             merged_s = asyncio.run(_merged(place, sent))
         stored = asyncio.run(_stored(place))
@@ -125,6 +132,8 @@ def figures_of(course: Course) -> dict[str, Any]:
         **asdict(course.verdict),
         "seconds_without_writes": sent.longest_gap_s(),
         "requests": len(sent.acknowledged),
+        "traffic_s": sent.ended - sent.began,
+        "events_per_s": course.verdict.sent / (sent.ended - sent.began),
         "sent_again": sent.tries - len(sent.acknowledged),
         "refusals": sent.refusals,
         "merged_after_s": course.merged_s,
@@ -153,7 +162,7 @@ def claims_of(scenario: Scenario, course: Course) -> list[dict[str, Any]]:
 
 
 def _traffic(prepared: Prepared, lengths: Lengths) -> Traffic:
-    requests = round(lengths.traffic_s * EVENTS_PER_S / EVENTS)
+    requests = round(lengths.most_s * EVENTS_PER_S / EVENTS)
     known = tuple(prepared.user_ids().tolist())
     return Traffic(seed=1, start_ms=int(1000 * time.time()) - _PAST_MS, requests=requests, known_users=known)
 

@@ -36,7 +36,10 @@ def author_ids(authors: int) -> np.ndarray:
 
 
 def user_batches(schema: RecordSchema, users: int, seed: int) -> list[UserBatch]:
-    """All users with attributes and both histories full, an event an hour up to START_MS, merged."""
+    """All users with attributes and both histories full, an event an hour up to START_MS, merged.
+
+    Views are numbered for each user, as the simulator does.
+    """
     rng = np.random.default_rng(seed)
     ids = user_ids(users)
     return [_user_batch(schema, ids[start : start + BATCH_USERS], rng) for start in range(0, users, BATCH_USERS)]
@@ -61,7 +64,7 @@ class Traffic:
         popularity = np.cumsum(np.arange(1, users + 1) ** -ZIPF_EXPONENT)
         self._popularity = popularity / popularity[-1]  # [U]
         self._authors = author_records(schema, authors)
-        self._view, self._now_ms = 2 * _FIRST_VIEW, START_MS
+        self._view, self._now_ms = _FIRST_VIEW, START_MS
         self._before: dict[Domain, tuple[np.ndarray, np.ndarray]] = {
             domain: (np.empty(0, np.int64), np.empty(0, schema.dtype(domain))) for domain in DOMAINS
         }
@@ -89,7 +92,8 @@ class Traffic:
         new = count - len(later)
         users = self._users[np.searchsorted(self._popularity, self._rng.random(new))]
         known_after = self._rng.integers(500, 60_000, new)
-        records = _views(self._schema, domain, self._view, self._now_ms - known_after, known_after, self._rng)
+        view_id = self._view + np.arange(new)
+        records = _views(self._schema, domain, view_id, self._now_ms - known_after, known_after, self._rng)
         self._view += new
         self._before[domain] = users, records
         return np.concatenate([later_users, users]), np.concatenate([later, records])
@@ -98,12 +102,12 @@ class Traffic:
 def _user_batch(schema: RecordSchema, ids: np.ndarray, rng: np.random.Generator) -> UserBatch:
     length = schema.history_length
     offsets = np.arange(len(ids) + 1) * length
-    hours_ago = np.tile(np.arange(length, 0, -1), len(ids))
-    first_view = _FIRST_VIEW + int(ids[0] - _FIRST_USER) * length
+    number = np.tile(np.arange(length), len(ids))
     histories = []
     for domain in DOMAINS:
-        known_after = rng.integers(500, 60_000, len(hours_ago))
-        histories.append(_views(schema, domain, first_view, START_MS - _HOUR_MS * hours_ago, known_after, rng))
+        known_after = rng.integers(500, 60_000, len(number))
+        event_time = START_MS - _HOUR_MS * (length - number)
+        histories.append(_views(schema, domain, 1 + number, event_time, known_after, rng))
     attributes = records_from_columns(schema, "user", {"user_id": ids, "activity_group": rng.integers(0, 4, len(ids))})
     return UserBatch(ids, attributes, histories[0], offsets, histories[1], offsets)
 
@@ -111,15 +115,15 @@ def _user_batch(schema: RecordSchema, ids: np.ndarray, rng: np.random.Generator)
 def _views(
     schema: RecordSchema,
     domain: Domain,
-    first_view: int,
+    view_id: np.ndarray,
     event_time: np.ndarray,
     known_after: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Records [E] of views that are numbered from first_view on."""
+    """Records [E]."""
     count = len(event_time)
     columns = {
-        "view_id": first_view + np.arange(count),
+        "view_id": view_id,
         "event_time": event_time,
         "known_after": known_after,
         "author_id": _FIRST_AUTHOR + 101 * rng.integers(0, 10**6, count),

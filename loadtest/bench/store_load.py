@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ from feature_store.records import UserBatch
 from feature_store.redis_store import RedisStore
 from feature_store.schema import RecordSchema, widen
 from feature_store.store import FeatureStore
+from loadtest.bench.store_data import START_MS
 
 HOT_AUTHORS = 200
 
@@ -24,38 +26,45 @@ _LOOKS = 20  # at most
 _STEADY_BYTES = 2**16  # a connection's buffers come and go
 
 
+@dataclass(frozen=True)
+class Put:
+    """One bulk load."""
+
+    users: int
+    seconds: float
+    client_cpu_s: float
+
+
 async def load_lmdb(folder: Path, schema: RecordSchema, batches: Sequence[UserBatch], rounds: int) -> dict[str, Any]:
     """Users/s into a new store each time; the last stays, in `folder` / "last"."""
-    rates = []
+    puts = []
     for number in range(rounds):
         name = "last" if number == rounds - 1 else f"round-{number}"
         async with LmdbStore(folder / name, schema, create=True) as store:
-            rates.append(await _put(store, batches))
+            puts.append(await _put(store, batches))
             stored = await store.stats()
-    return {"users_per_s": rates, "median": median(rates), "bytes_per_user": stored.size_bytes / stored.users}
+    return {**_rates(puts), "bytes_per_user": stored.size_bytes / stored.users}
 
 
 async def load_redis(store: RedisStore, batches: Sequence[UserBatch], rounds: int) -> dict[str, Any]:
     """Users/s into a new generation each time, and the memory it took; the last becomes the active one."""
-    rates, server_cpu, memory = [], [], []
-    users = sum(len(batch.user_ids) for batch in batches)
+    puts, server_cpu, memory = [], [], []
     for number in range(rounds):
         generation = await store.new_generation()
         before, cpu_before = await _settled_memory(store), await server_cpu_s(store)
-        rates.append(await _put(store.into(generation), batches))
-        server_cpu.append((await server_cpu_s(store) - cpu_before) / (users / rates[-1]))
-        memory.append((await _settled_memory(store) - before) / users)
+        put = await _put(store.into(generation), batches)
+        puts.append(put)
+        server_cpu.append(1e6 * (await server_cpu_s(store) - cpu_before) / put.users)
+        memory.append((await _settled_memory(store) - before) / put.users)
         if number < rounds - 1:
             await store.drop(generation)
     await store.switch(generation)
-    mean_bytes = (await store.stats()).detail["bytes_per_user"]
     return {
-        "users_per_s": rates,
-        "median": median(rates),
-        "server_cpu_share": server_cpu,
+        **_rates(puts),
+        "server_cpu_us_per_user": server_cpu,
         "used_memory_per_user": memory,  # the first time with buffers of connections
         "used_memory_median": median(memory),
-        "memory_usage_mean": mean_bytes,
+        "memory_usage_mean": (await store.stats()).detail["bytes_per_user"],
     }
 
 
@@ -90,11 +99,18 @@ async def server_cpu_s(store: RedisStore) -> float:
     return float(told["used_cpu_user"] + told["used_cpu_sys"])
 
 
-async def _put(store: FeatureStore, batches: Sequence[UserBatch]) -> float:
-    start = time.perf_counter()
+async def _put(store: FeatureStore, batches: Sequence[UserBatch]) -> Put:
+    start, cpu = time.perf_counter(), time.process_time()
     for batch in batches:
-        await store.put_users(batch, updated_at=1)
-    return sum(len(batch.user_ids) for batch in batches) / (time.perf_counter() - start)
+        await store.put_users(batch, updated_at=START_MS)
+    users = sum(len(batch.user_ids) for batch in batches)
+    return Put(users, time.perf_counter() - start, time.process_time() - cpu)
+
+
+def _rates(puts: Sequence[Put]) -> dict[str, Any]:
+    rates = [put.users / put.seconds for put in puts]
+    cpu = [1e6 * put.client_cpu_s / put.users for put in puts]
+    return {"users_per_s": rates, "median": median(rates), "client_cpu_us_per_user": cpu}
 
 
 async def _settled_memory(store: RedisStore) -> int:

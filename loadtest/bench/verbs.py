@@ -107,6 +107,27 @@ def bench_store(
     _finish(run(quick), json)
 
 
+@bench.command("events")
+def bench_events(
+    only: Annotated[
+        str | None, typer.Option(help="One scenario: worker, master, replica, stall, memory or materialize.")
+    ] = None,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Shorter traffic and faults.")] = False,
+) -> None:
+    """Events lost and doubled, and rankings answered, while workers, servers, the network, or memory fail.
+
+    Example: `farm bench events --json events.json`
+    """
+    from loadtest.bench.events import UnknownScenarioError, run
+
+    try:
+        report = run(only, quick)
+    except UnknownScenarioError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    _finish(report, json)
+
+
 def _finish(report: dict[str, Any], json: Path | None) -> None:
     """Print and write a bench's report; exit 1 when a claim does not hold."""
     text = json_module.dumps(report, indent=1)

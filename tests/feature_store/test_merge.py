@@ -231,3 +231,13 @@ def test_what_is_not_newer_than_an_erasure_is_dropped(erased: dict[int, int], ro
     assert list(zip(kept.live_users.tolist(), kept.live["event_time"].tolist(), strict=True)) == expected
     assert list(zip(kept.users["user_id"].tolist(), kept.users_at.tolist(), strict=True)) == expected
     assert len(kept.authors) == len(kept.authors_at) == len(rows)
+
+
+def test_a_merged_load_is_told_though_users_number_their_views_alike() -> None:
+    schema = default_schema()
+    columns = {"view_id": [1, 2, 1, 2], "event_time": [10, 20, 10, 20], "known_after": [1, 1, 1, 1]}
+    events = records_from_columns(schema, "video", columns)
+    merged, _ = merge_histories(schema, "video", events, np.array([0, 0, 1, 1]), 2)
+    assert merged is events
+    joined, _ = merge_histories(schema, "video", events, np.array([0, 0, 0, 0]), 1)
+    assert joined["view_id"].tolist() == [1, 2]
