@@ -278,7 +278,8 @@ def materialize(
         run(Prepared.open(data), store, options, lambda n, total: _say(f"{n:,} of {total:,} steps"), _say)
     )
     _say(f"{done.users:,} users, {sum(done.events.values()):,} events, {done.lives:,} author records in {store}")
-    _say(f"{done.verified:,} users read back, {done.replayed:,} live events replayed")
+    rate = done.users / done.ready_s
+    _say(f"{done.verified:,} users read back, {done.replayed:,} live events replayed; {rate:,.0f} users/s")
 
 
 @app.command()

@@ -38,6 +38,14 @@ class Load:
     done: frozenset[str]  # steps, by name, of a load that was broken off
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A load that readers read."""
+
+    replayed: int  # live events
+    previous: int  # the generation that was read before
+
+
 class Loading:
     """One load of a source into a new generation.
 
@@ -102,21 +110,23 @@ class Loading:
         with self._link.errors():
             await self._note({f"done:{step}": "1"})
 
-    async def finish(self, load: Load, keep_previous: bool, say: Say) -> int:
-        """Bring the new generation up to date, let readers read it, drop the one before.  Returns events replayed."""
+    async def finish(self, load: Load, say: Say) -> Finished:
+        """Bring the new generation up to date and let readers read it."""
         target = self._store.into(load.generation)
         previous = await self._store.active()
         positions = dict(load.positions)
         replayed = await self._catch_up(target, positions)
         await self._store.switch(load.generation)
         replayed += await self._catch_up(target, positions)
-        say(f"generation {load.generation} is read from now on; {replayed:,} live events replayed into it")
         with self._link.errors():
             await self._link.client.delete(self._key)
-        if previous and not keep_previous:
-            await asyncio.sleep(2 * self._link.settings.pointer_cache_s)  # readers still read it for so long
-            await self._store.drop(previous)
-        return replayed
+        say(f"generation {load.generation} is read from now on; {replayed:,} live events replayed into it")
+        return Finished(replayed, previous)
+
+    async def retire(self, generation: int) -> None:
+        """Delete a generation that is no longer active, once nobody reads it any more."""
+        await asyncio.sleep(2 * self._link.settings.pointer_cache_s)
+        await self._store.drop(generation)
 
     async def _catch_up(self, target: RedisStore, positions: dict[int, str]) -> int:
         """Apply what follows the positions, up to now, and move them on."""

@@ -8,6 +8,7 @@ Letters: U users, E events.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from feature_store.merge import merge_batch, merge_histories
 from feature_store.records import UserBatch, UserRecord
 from feature_store.schema import DOMAINS, Domain
 from feature_store.store import FeatureStore, StoreError, open_store
-from model.datasets.prepared import Columns, Prepared
+from model.datasets.prepared import Columns, Events, Prepared
 
 USERS_AT_ONCE = 5_000
 AUTHORS_AT_ONCE = 50_000
 VERIFIED_USERS = 200  # read back, spread over all
+_STEPS_AT_ONCE = 2  # of a process: one is read from the logs while another is written
 
 Progress = Callable[[int, int], None]
 Done = Callable[[str], Awaitable[None]]
@@ -39,6 +41,7 @@ class Materialized:
     lives: int
     replayed: int  # live events that came meanwhile
     verified: int  # users read back
+    ready_s: float  # until readers could read all of it
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,22 @@ class Options:
     keep_previous: bool = False  # the generation that was read before, in Redis
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A store that holds the source."""
+
+    replayed: int  # live events
+    verified: int  # users read back
+    ready_at: float  # perf_counter when readers could read all of it
+
+
 class Source:
     """PREPARED as of a moment, in steps of users and of authors."""
 
     def __init__(self, data: Prepared, as_of_ms: int | None) -> None:
         self.data = data
-        known = [int(events.known_at().max()) for events in data.events.values() if len(events)]
-        self.end_ms = max(known, default=0) if as_of_ms is None else as_of_ms
+        self.all = as_of_ms is None
+        self.end_ms = max(map(_last_known_at, data.events.values()), default=0) if as_of_ms is None else as_of_ms
         self.users, self.lives = len(data.user_ids()), len(data.authors["author_id"])
 
     @property
@@ -90,7 +102,8 @@ class Source:
 
     def events(self) -> dict[Domain, int]:
         """How many were known by the moment."""
-        return {domain: int((events.known_at() <= self.end_ms).sum()) for domain, events in self.data.events.items()}
+        found = self.data.events.items()
+        return {domain: len(e) if self.all else int((e.known_at() <= self.end_ms).sum()) for domain, e in found}
 
     def _histories(self, domain: Domain, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Events are sorted by (user, known_at): a user's newest are its last.  -> records [E], offsets [U + 1]"""
@@ -106,6 +119,14 @@ class Source:
         return _records(self.data, domain, events.columns, index), offsets
 
 
+def _last_known_at(events: Events) -> int:
+    """When the last outcome was known, 0 without events.  The events of a user are in order of it."""
+    last = np.unique(events.offsets[1:]) - 1
+    last = last[last >= 0]
+    known_at = events.columns["event_time"][last] + events.columns["known_after"][last].astype(np.int64)
+    return int(known_at.max(initial=0))
+
+
 async def materialize(
     data: Prepared,
     url: str,
@@ -119,22 +140,23 @@ async def materialize(
     Raises StoreError (SchemaMismatch when the store holds records of another schema, LogGap when live events would
     be missing).
     """
-    chosen = options or Options()
+    chosen, start = options or Options(), time.perf_counter()
     source = Source(data, chosen.as_of_ms)
     async with open_store(url, data.schema, create=True) as store:
         if url.startswith("lmdb:"):
             steps = source.steps()
             await _fill(store, source, steps, url, None, chosen.jobs, _counter(progress, len(steps)))
-            replayed, verified = 0, await _verify(store, source)
+            loaded = Loaded(0, await _verify(store, source), time.perf_counter())
         else:
-            replayed, verified = await _load_beside(store, source, url, chosen, progress, say)
-    return Materialized(source.users, source.events(), source.lives, replayed, verified)
+            loaded = await _load_beside(store, source, url, chosen, progress, say)
+    counts = source.users, source.events(), source.lives
+    return Materialized(*counts, loaded.replayed, loaded.verified, loaded.ready_at - start)
 
 
 async def _load_beside(
     store: FeatureStore, source: Source, url: str, options: Options, progress: Progress | None, say: Say
-) -> tuple[int, int]:
-    """Load into a new generation, verify it, switch.  Returns events replayed and users verified."""
+) -> Loaded:
+    """Load into a new generation, verify it, switch."""
     from feature_store.event_log import EventLog
     from feature_store.generations import Loading
     from feature_store.redis_store import RedisStore
@@ -155,7 +177,11 @@ async def _load_beside(
         steps = [step for step in source.steps() if step not in load.done]
         await _fill(target, source, steps, url, load.generation, options.jobs, done)
         verified = await _verify(target, source)
-        return await loading.finish(load, options.keep_previous, say), verified
+        finished = await loading.finish(load, say)
+        ready_at = time.perf_counter()
+        if not options.keep_previous:
+            await loading.retire(finished.previous)
+        return Loaded(finished.replayed, verified, ready_at)
 
 
 def _counter(progress: Progress | None, total: int, before: int = 0) -> Done:
@@ -176,9 +202,20 @@ async def _fill(
 ) -> None:
     """Write the steps, in this process or in several."""
     if jobs == 1:
-        for step in steps:
-            await source.write(store, step)
-            await done(step)
+        rest = iter(steps)
+
+        async def work() -> None:
+            for step in rest:
+                await source.write(store, step)
+                await done(step)
+
+        tasks = [asyncio.create_task(work()) for _ in range(_STEPS_AT_ONCE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return
     start = (str(source.data.path), source.end_ms, url, generation)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _open_in_process, start) as pool:

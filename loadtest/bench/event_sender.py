@@ -12,21 +12,22 @@ import json
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-import httpx
-
 from feature_store.event_log import EventLog, LogBusy
 from feature_store.events import parse_events
 from feature_store.store import StoreError, open_store
 from loadtest.bench.event_traffic import Event, Traffic
+from service.client import RankClient, RankError
 
 _AGAIN_S = 0.2  # after a refusal that does not say when
-_HTTP_S = 10.0  # for an answer
+_BUSY_S = 1.0  # after a 503, as its Retry-After says
+_UNDER_WAY = 1000  # requests over HTTP; those of some seconds without an answer
 
 
 @dataclass(frozen=True)
@@ -102,21 +103,24 @@ class LogTarget:
 
 
 class HttpTarget:
-    """POST /events of a service."""
+    """POST /events of a service: a thread and a connection for each request under way."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, url: str, threads: ThreadPoolExecutor) -> None:
+        self._url, self._threads = url, threads
+        self._idle: list[RankClient] = []
 
     async def send(self, events: list[Event]) -> None:
+        client = self._idle.pop() if self._idle else RankClient(self._url)
         try:
-            answer = await self._client.post("/events", json={"events": events})
-        except httpx.TransportError as error:
-            raise RefusedError(type(error).__name__) from error
-        if answer.status_code == 503:
-            kind = str(answer.json()["type"]).rpartition(":")[2]
-            raise RefusedError(f"503 {kind}", float(answer.headers["retry-after"]))
-        if answer.status_code != 202:
-            raise RuntimeError(f"POST /events: {answer.status_code} {answer.text}")
+            await asyncio.get_running_loop().run_in_executor(self._threads, client.send_events, events)
+        except RankError as error:
+            if error.status is None:
+                raise RefusedError("no answer") from error
+            if error.status != 503:
+                raise
+            raise RefusedError(f"503 {error.problem['type'].rpartition(':')[2]}", _BUSY_S) from error
+        finally:
+            self._idle.append(client)
 
 
 async def send(plan: Plan) -> Sent:
@@ -159,9 +163,7 @@ async def _deliver(target: Target, events: list[Event], number: int, sent: Sent)
 
 async def _opened(url: str, stack: AsyncExitStack) -> Target:
     if url.startswith("http"):
-        endless = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        client = httpx.AsyncClient(base_url=url, timeout=_HTTP_S, limits=endless, trust_env=False)
-        return HttpTarget(await stack.enter_async_context(client))
+        return HttpTarget(url, stack.enter_context(ThreadPoolExecutor(_UNDER_WAY)))
     log = EventLog.of(await stack.enter_async_context(open_store(url)))
     assert log is not None, "only stores with a log"
     return LogTarget(log)

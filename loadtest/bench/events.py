@@ -69,7 +69,7 @@ class Course:
     sent: Sent
     asked: Asked
     verdict: Verdict
-    merged_s: float  # from the last acknowledgement until the log was merged
+    merged_s: float | None  # from the last acknowledgement until the log was merged; None: it never was
     told: dict[str, Any]  # by the fault
 
 
@@ -173,12 +173,15 @@ def _questions(prepared: Prepared, traffic: Traffic) -> tuple[list[int], list[in
     return [traffic.user(number) for number in range(_ASKED_USERS)], authors
 
 
-async def _merged(place: Place, sent: Sent) -> float:
-    """Wait until nothing in the log is left to merge; s since the last acknowledgement.  TimeoutError."""
-    async with open_store(place.direct_url) as store, asyncio.timeout(MERGED_S):
+async def _merged(place: Place, sent: Sent) -> float | None:
+    """Wait until nothing in the log is left to merge; s since the last acknowledgement, None after MERGED_S."""
+    async with open_store(place.direct_url) as store:
         log = EventLog.of(store)
         assert log is not None, "only stores with a log"
+        gives_up = time.monotonic() + MERGED_S
         while sum((await log.lag()).values()):
+            if time.monotonic() > gives_up:
+                return None
             await asyncio.sleep(0.05)
     return time.time() - max((at for at in sent.acknowledged if at is not None), default=sent.began)
 

@@ -52,7 +52,9 @@ async def load(store: RedisStore, log: EventLog, make_events: Make, during: Call
         target = store.into(one.generation)
         await target.put_users(users_of_events(store.schema, [1], make_events("video", 10), make_events("live", 0)))
         await during(one)
-        return await loading.finish(one, keep_previous=False, say=lambda _: None)
+        finished = await loading.finish(one, say=lambda _: None)
+        await loading.retire(finished.previous)
+        return finished.replayed
 
 
 def live_view(schema: RecordSchema, number: int, user: int = 1) -> EventBatch:
@@ -138,7 +140,7 @@ def test_a_load_that_was_broken_off_goes_on(run: Callable[..., None], make_event
         async with loading.alone():
             second = await loading.begin("logs", START_MS)
             assert second == Load(first.generation, first.positions, frozenset({"users 0"}))
-            assert await loading.finish(second, keep_previous=False, say=lambda _: None) == 1
+            assert (await loading.finish(second, say=lambda _: None)).replayed == 1
         async with loading.alone():  # it was finished, so the same source begins anew
             assert (await loading.begin("logs", START_MS)).generation == first.generation + 1
 
@@ -196,7 +198,7 @@ def test_trimming_waits_for_a_load(run: Callable[..., None]) -> None:
                 await log.append(live_view(store.schema, number))
             await drain(store, log)
         assert await log.trim() == 0
-        assert await loading.finish(one, keep_previous=True, say=lambda _: None) == 300
+        assert (await loading.finish(one, say=lambda _: None)).replayed == 300
         assert await log.trim() > 0
 
     run(work, log_entries=150, max_lag=150)

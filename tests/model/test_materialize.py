@@ -186,6 +186,8 @@ def test_a_load_into_redis_that_was_killed_goes_on(
     seen: list[tuple[int, int]] = []
     said: list[str] = []
     asyncio.run(materialize(prepared, redis_url, None, lambda *step: seen.append(step), said.append))
-    assert seen == [(done, 7) for done in range(4, 8)]
-    assert said[0] == "going on with generation 2, 3 steps are done"
+    before = seen[0][0] - 1
+    assert before in (3, 4)  # another step may have been under way
+    assert seen == [(done, 7) for done in range(before + 1, 8)]
+    assert said[0] == f"going on with generation 2, {before} steps are done"
     assert_same_inputs(at_the_end(prepared), redis_url, np.arange(0, len(prepared.user_ids()), 7))
