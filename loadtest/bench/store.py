@@ -78,8 +78,8 @@ async def _measure(url: str, scratch: Path, schema: RecordSchema, sizes: Sizes) 
     data = simulated(scratch, sizes.users, sizes.days)
     folders = [f"lmdb://{scratch}/materialized-{number}" for number in range(sizes.rounds)]
     spaces = [f"{url}?namespace=materialized-{number}" for number in range(sizes.rounds)]
-    lmdb = {"materialize": await materialize_rates(data, folders)}
-    redis = {"materialize": await materialize_rates(data, spaces)}
+    lmdb: dict[str, Any] = {"materialize": await materialize_rates(data, folders)}
+    redis: dict[str, Any] = {"materialize": await materialize_rates(data, spaces)}
     lmdb["load"] = await load_lmdb(scratch, schema, batches, sizes.rounds)
     async with LmdbStore(scratch / "last") as embedded:
         lmdb["read"] = await _read(embedded, sizes)
