@@ -22,7 +22,7 @@ from model.config import ModelConfig
 from model.embedding import PartEmbedding, event_mask, make_tables, masked_mean, quantise
 from model.frequency import FrequencyModule
 from model.fuse import FuseModule, SelfAttentions
-from model.matching import look_for_equals, shared_columns
+from model.matching import look_for_equals, shared_columns, start_alike
 from model.multitask import MultitaskHead
 
 UserState = dict[str, Tensor]
@@ -176,6 +176,8 @@ class Ranker(nn.Module):
             assert isinstance(target, TargetAttention)
             shared = shared_columns(view, "candidate", MASKS[name])
             look_for_equals(weight, bias, target.projections, shared, c.match_logit, table_std)
+        if farm.video_preference is not None and farm.live_preference is not None:
+            start_alike(farm.video_preference, farm.live_preference, shared_columns(view, "video", "live"), table_std)
         if farm.fuse is not None:
             cross, shared = farm.fuse.cross, shared_columns(view, "live", "video")
             look_for_equals(cross.query.weight, cross.query.bias, cross.keys_values, shared, c.match_logit, table_std)

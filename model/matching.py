@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from feature_store.view import ModelView, Part
+from model.align import Preference
 from model.attention import KeysValues
 
 Columns = slice
@@ -75,3 +76,24 @@ def look_for_equals(
         key[last] = 0.0
         events.sink_key[:, -1] = logit
         nn.init.normal_(events.value.bias)
+
+
+@torch.no_grad()
+def start_alike(
+    video: Preference, live: Preference, shared: Iterable[tuple[Columns, Columns]], table_std: float
+) -> None:
+    """Make the preferences of both domains (Eq. 13) start as one map of the tables they share, in place.
+
+    A user's histories that name the same rows then have like preferences before anything is learnt, and the contrastive
+    loss has what is alike to begin with.  table_std: of the shared tables; a mean of events is several times smaller.
+    """
+    for first, second in zip(video.mlp[::2], live.mlp[::2], strict=True):
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
+        nn.init.zeros_(first.bias)
+        nn.init.zeros_(second.bias)
+    for of_video, of_live in shared:
+        start = torch.randn(len(video.mlp[0].weight), of_video.stop - of_video.start) / table_std  # type: ignore[arg-type]
+        video.mlp[0].weight[:, of_video] = start  # type: ignore[index]
+        live.mlp[0].weight[:, of_live] = start  # type: ignore[index]
+    live.mlp[2].weight.copy_(video.mlp[2].weight)  # type: ignore[operator, arg-type]
