@@ -16,7 +16,7 @@ _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15, 2^64 / golden ratio
 _MIX_TWICE = 4354685564936845354  # the same times 2, in 64 bits
 _MERSENNE = 2**31 - 1
 _HOUR_MS = 3_600_000
-ORDER_NOISE = 0.3  # share of the spread with which buckets of a number start that is not their order
+ORDER_SPREAD = 3.0  # how much more than other rows the buckets of a number spread at the start
 
 
 def mix(ids: Tensor) -> Tensor:
@@ -147,7 +147,8 @@ def _put_in_order(rows: Tensor, std: float) -> None:
     A sum or a mean of events then tells how much there was, which rows at random tell only after training.
     """
     place = torch.linspace(-3**0.5, 3**0.5, len(rows) - 1)[:, None]  # of variance 1
-    rows[1:] = (1 - ORDER_NOISE**2) ** 0.5 * std * place * torch.randn(rows.shape[1]) + ORDER_NOISE * rows[1:]
+    rows[1:] *= 0.1
+    rows[1:] += ORDER_SPREAD * std * place * (2.0 * (torch.rand(rows.shape[1]) > 0.5) - 1)
 
 
 def event_mask(length: Tensor, slots: int) -> Tensor:

@@ -16,7 +16,7 @@ from model.embedding import masked_mean
 
 # What tells events of a history apart is in the high frequencies: were it halved, so would be the logits with which
 # attention starts to look for equals (model/matching.py), and the sink would outweigh any match.
-LOW_START, HIGH_START = 0.5, 0.9
+LOW_START, HIGH_START = 0.1, 0.9
 
 
 def fourier_basis(length: int, cutoff: int) -> Tensor:

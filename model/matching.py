@@ -52,12 +52,17 @@ def look_for_equals(
 ) -> None:
     """Make the projections of shared tables start alike, in place: a head to a table, in turn.
 
-    Values start at the scale of 1, and so does the bias that tells how much of an attention is not the sink's.
+    Values start with what happened, at the scale of 1: the tables that are not shared; the rest is what was looked for.
+    So does the bias that tells how much of an attention is not the sink's.
     query [H d, Dq], bias [H d]: of the query's projection.  logit: of a row of N(0, table_std) with itself, and of any
     query with the sink.
     """
-    events.value.weight.div_(table_std)
-    heads, key = events.heads, events.key.weight
+    shared = list(shared)
+    heads, key, value = events.heads, events.key.weight, events.value.weight
+    known = sum(columns.stop - columns.start for _, columns in shared)
+    nn.init.normal_(value, std=1 / (table_std * math.sqrt(max(1, value.shape[1] - known))))
+    for _, columns in shared:
+        value[:, columns] = 0.0
     head_width = len(key) // heads
     for number, (query_columns, key_columns) in enumerate(shared):
         head = number % heads

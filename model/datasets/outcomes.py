@@ -45,14 +45,14 @@ _PLANTED_IN = {
     "evening": "context",
 }
 LIVE_WEIGHTS: dict[str, tuple[float, ...]] = {  # growth of the log odds with each driver
-    "click": (1.2, 4.0, 1.8, 0.3, 1.8, 0.2, 0.5, 0.2),
-    "effective_view": (0.3, 0.8, 0.4, 0.3, 0.4, 0.1, 0.2, 0.1),
-    "long_view": (0.1, 0.2, 0.2, 3.2, 0.3, 0.1, 0.2, 0.1),
-    "like": (0.1, 0.2, 0.4, 3.2, 0.3, 0.1, 0.0, 0.0),
-    "comment": (0.1, 0.2, 0.4, 3.0, 0.3, 0.1, 0.2, 0.0),
-    "gift": (0.1, 0.2, 0.6, 3.0, 0.3, 0.1, 0.2, 0.0),
-    "follow": (0.5, 0.5, 0.8, 1.0, 0.5, 0.2, 0.0, 0.0),
-    "share": (0.4, 0.4, 0.4, 1.0, 0.5, 0.2, 0.0, 0.0),
+    "click": (0.8, 4.0, 1.8, 0.5, 0.2, 0.2, 0.5, 0.2),
+    "effective_view": (0.2, 0.8, 0.4, 0.3, 0.2, 0.1, 0.2, 0.1),
+    "long_view": (0.0, 0.0, 0.0, 3.2, 3.2, 0.1, 0.2, 0.1),
+    "like": (0.0, 0.0, 0.2, 3.0, 3.0, 0.1, 0.0, 0.0),
+    "comment": (0.0, 0.0, 0.2, 2.6, 2.6, 0.1, 0.2, 0.0),
+    "gift": (0.0, 0.0, 0.4, 2.6, 2.6, 0.1, 0.2, 0.0),
+    "follow": (0.3, 0.5, 0.8, 1.0, 1.0, 0.2, 0.0, 0.0),
+    "share": (0.3, 0.4, 0.4, 1.0, 1.0, 0.2, 0.0, 0.0),
 }
 VIDEO_WEIGHTS: dict[str, tuple[float, float]] = {  # interest, passion
     "click": (0.5, 0.0),
@@ -98,8 +98,8 @@ class Watching:
 
 
 WATCHING: dict[Domain, Watching] = {
-    "video": Watching(centre=8.75, swing=1.9, passion=0.6, noise=0.45),  # of clicked videos
-    "live": Watching(centre=7.25, swing=1.2, passion=0.5, noise=0.25),  # of live rooms before an effective view
+    "video": Watching(centre=8.7, swing=2.0, passion=0.7, noise=0.25),  # of clicked videos
+    "live": Watching(centre=7.15, swing=1.5, passion=0.7, noise=0.15),  # of live rooms before an effective view
 }
 
 
