@@ -146,7 +146,7 @@ def _put_in_order(rows: Tensor, std: float) -> None:
 
     A sum or a mean of events then tells how much there was, which rows at random tell only after training.
     """
-    place = torch.linspace(-3**0.5, 3**0.5, len(rows) - 1)[:, None]  # of variance 1
+    place = torch.linspace(-(3**0.5), 3**0.5, len(rows) - 1)[:, None]  # of variance 1
     rows[1:] *= 0.1
     rows[1:] += ORDER_SPREAD * std * place * (2.0 * (torch.rand(rows.shape[1]) > 0.5) - 1)
 

@@ -69,7 +69,7 @@ MEMORY_ROOMS = 12  # rooms of one cluster that are remembered
 BLOCK_VIEWS = 1_000_000  # of a block, about
 PLANTED_FOR = {  # the ablation that takes away the module a structure is for, and the tasks it speaks in
     "no_video_frequency": ("video_bursts", ("lvtr", "ltr")),
-    "no_live_frequency": ("live_bursts", ("ctr", "etr")),
+    "no_live_frequency": ("live_bursts", ("lvtr", "ltr")),
     "no_align": ("communities", ("ctr", "etr")),
     "no_fuse": ("memory", ("ctr", "etr")),
 }
@@ -253,7 +253,7 @@ class Block:
         return self.authors.pick(cluster, community, rng.random(views, np.float32))
 
     def _remembered(self, user: np.ndarray, cluster: np.ndarray, tag: np.ndarray, interests: np.ndarray) -> np.ndarray:
-        """Of the rooms of the cluster that the user has in memory, the share on a topic that is of interest now.  [V]"""
+        """Of the rooms of the cluster in the user's memory, the share on a topic that is of interest now.  [V]"""
         order = np.argsort(user * np.int64(CLUSTERS) + cluster, kind="stable")
         seen, liked = np.zeros(len(user), np.float32), np.zeros(len(user), np.float32)
         for back in range(1, MEMORY_ROOMS + 1):

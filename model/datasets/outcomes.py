@@ -1,7 +1,7 @@
 """What the simulated users do with what they are shown: the probability of each act, the acts, and how long they watch.
 
-Log odds are sums of what is planted, so a probability is known exactly.  In a generous mood strong acts come easily,
-and fall on everything but passions.
+Log odds are sums of what is planted, so a probability is known exactly.  How long a view lasts that is
+no effective view (live), or that is clicked (video), follows a slow swing of attention, and a passion adds to it.
 Letters: V views, A acts.
 """
 
@@ -32,7 +32,7 @@ STRONG_ACTS = ACTS[3:]
 DENSE = 5.0  # how much more frequent strong acts are without sparsity
 ACTED_BEFORE = {"effective_view": "click"} | dict.fromkeys(ACTS[2:], "effective_view")
 
-DRIVERS = ("interest", "memory", "community", "passion", "live_passion", "quality", "page", "evening")
+DRIVERS = ("interest", "memory", "community", "passion", "live_passion", "swing", "quality", "page", "evening")
 FOLLOWED = 5  # of them, from the first: what users of a group follow more or less
 _PLANTED_IN = {
     "interest": "interests",
@@ -40,19 +40,20 @@ _PLANTED_IN = {
     "community": "communities",
     "passion": "video_bursts",
     "live_passion": "live_bursts",
+    "swing": "live_bursts",
     "quality": "context",
     "page": "context",
     "evening": "context",
 }
 LIVE_WEIGHTS: dict[str, tuple[float, ...]] = {  # growth of the log odds with each driver
-    "click": (0.8, 4.0, 1.8, 0.5, 0.2, 0.2, 0.5, 0.2),
-    "effective_view": (0.2, 0.8, 0.4, 0.3, 0.2, 0.1, 0.2, 0.1),
-    "long_view": (0.0, 0.0, 0.0, 3.2, 3.2, 0.1, 0.2, 0.1),
-    "like": (0.0, 0.0, 0.2, 3.0, 3.0, 0.1, 0.0, 0.0),
-    "comment": (0.0, 0.0, 0.2, 2.6, 2.6, 0.1, 0.2, 0.0),
-    "gift": (0.0, 0.0, 0.4, 2.6, 2.6, 0.1, 0.2, 0.0),
-    "follow": (0.3, 0.5, 0.8, 1.0, 1.0, 0.2, 0.0, 0.0),
-    "share": (0.3, 0.4, 0.4, 1.0, 1.0, 0.2, 0.0, 0.0),
+    "click": (0.8, 5.0, 1.8, 0.5, 0.2, 0.0, 0.2, 0.5, 0.2),
+    "effective_view": (0.2, 1.0, 0.4, 0.3, 0.2, 0.0, 0.1, 0.2, 0.1),
+    "long_view": (0.0, 0.0, 0.0, 3.2, 4.0, 1.5, 0.1, 0.2, 0.1),
+    "like": (0.0, 0.0, 0.2, 3.0, 3.4, 1.5, 0.1, 0.0, 0.0),
+    "comment": (0.0, 0.0, 0.2, 2.6, 2.6, 1.0, 0.1, 0.2, 0.0),
+    "gift": (0.0, 0.0, 0.4, 2.6, 2.6, 1.0, 0.1, 0.2, 0.0),
+    "follow": (0.3, 0.5, 0.8, 1.0, 1.0, 0.0, 0.2, 0.0, 0.0),
+    "share": (0.3, 0.4, 0.4, 1.0, 1.0, 0.0, 0.2, 0.0, 0.0),
 }
 VIDEO_WEIGHTS: dict[str, tuple[float, float]] = {  # interest, passion
     "click": (0.5, 0.0),
@@ -73,7 +74,10 @@ GLANCE_MS = 1_000  # the longest that a video is watched without a click
 
 @dataclass(frozen=True)
 class Watching:
-    """The logarithm of the ms watched: centre + swing * the user's swing + passion * whether it is one + noise * N(0, 1)."""
+    """The logarithm of the ms watched: centre + swing * s + passion * whether it is one + noise * N(0, 1).
+
+    s, from -1 to 1, is where the user's attention stands.
+    """
 
     centre: float
     swing: float
@@ -99,7 +103,7 @@ class Watching:
 
 WATCHING: dict[Domain, Watching] = {
     "video": Watching(centre=8.7, swing=2.0, passion=0.7, noise=0.25),  # of clicked videos
-    "live": Watching(centre=7.15, swing=1.5, passion=0.7, noise=0.15),  # of live rooms before an effective view
+    "live": Watching(centre=7.15, swing=1.5, passion=0.6, noise=0.15),  # of live rooms before an effective view
 }
 
 

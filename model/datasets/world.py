@@ -1,9 +1,8 @@
 """The hidden state of the simulated platform: what authors offer and what users are after.  Structures are switches.
 
 Tags and clusters are what a log shows of content.  A user has, hidden: interests (a few tags, which drift as videos
-are watched), passions (some of the interests in the video domain, clusters in the live domain, shown by rare strong
-acts alone), moods (stretches of views in which such acts come easily and say nothing), a community of authors, and
-familiar live authors.
+are watched), familiar clusters in the live domain, passions (some of either, shown by longer looks than at what
+surrounds them), an attention that swings slowly between short and long, and a community of authors.
 docs/data.md tells which part of FARM each is planted for.
 
 Letters: U users of a block, A authors, D days, G tags.
@@ -30,7 +29,7 @@ GROUP_STRENGTH = (1.3, 1.15, 0.85, 0.7)  # how much a user of each group follows
 INTERESTS = 4  # tags
 INTEREST_VIDEOS = 240  # videos for which an interest lasts; one of the four changes every 60
 DEEP = 0.5  # share of interests that are passions
-FAMILIAR = 8  # clusters that a user is shown again and again in the live domain
+FAMILIAR = 5  # clusters that a user is shown again and again in the live domain
 LIVE_DEEP = 0.5  # share of those that are passions
 SWING = 50  # views of a domain in which a user's attention swings once between short and long
 SWINGS = np.sin(2 * np.pi * np.arange(SWING) / SWING).astype(np.float32)
@@ -42,9 +41,9 @@ class Planted:
 
     interests: bool = True  # live clicks follow tags that only the video history shows
     drift: bool = True  # interests change slowly; off: they never do
-    video_bursts: bool = True  # passions shown by strong acts on videos, outside generous moods
+    video_bursts: bool = True  # passions, shown by longer looks at videos than at those around them
     live_bursts: bool = True  # the same in the live domain, for clusters
-    memory: bool = True  # authors whose rooms, as remembered, were on what is of interest now are clicked again
+    memory: bool = True  # clusters whose rooms, as remembered, were on what is of interest now are clicked
     communities: bool = True  # users see and click authors of their own community, which no attribute tells
     groups: bool = True  # less active users follow all of this more
     context: bool = True  # quality of authors, page, time of day
@@ -127,9 +126,7 @@ class People:
     familiar: np.ndarray  # [U, FAMILIAR] clusters
 
     @classmethod
-    def create(
-        cls, group: np.ndarray, videos: int, planted: Planted, rng: np.random.Generator
-    ) -> People:
+    def create(cls, group: np.ndarray, videos: int, planted: Planted, rng: np.random.Generator) -> People:
         """group: [U].  videos: the most of any user."""
         users = len(group)
         stretches = 1 if not planted.drift else videos // INTEREST_VIDEOS + 2
