@@ -92,13 +92,12 @@ def start_alike(
     A user's histories that name the same rows then have like preferences before anything is learnt, and the contrastive
     loss has what is alike to begin with.  table_std: of the shared tables; a mean of events is several times smaller.
     """
-    for first, second in zip(video.mlp[::2], live.mlp[::2], strict=True):
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        nn.init.zeros_(first.bias)
-        nn.init.zeros_(second.bias)
-    for of_video, of_live in shared:
-        start = torch.randn(len(video.mlp[0].weight), of_video.stop - of_video.start) / table_std  # type: ignore[arg-type]
-        video.mlp[0].weight[:, of_video] = start  # type: ignore[index]
-        live.mlp[0].weight[:, of_live] = start  # type: ignore[index]
-    live.mlp[2].weight.copy_(video.mlp[2].weight)  # type: ignore[operator, arg-type]
+    layers = [[layer for layer in side.mlp if isinstance(layer, nn.Linear)] for side in (video, live)]
+    for layer in (*layers[0], *layers[1]):
+        nn.init.zeros_(layer.bias)
+    (of_video, last), (of_live, other) = layers
+    for video_columns, live_columns in shared:
+        start = torch.randn(len(of_video.weight), video_columns.stop - video_columns.start) / table_std
+        of_video.weight[:, video_columns] = start
+        of_live.weight[:, live_columns] = start
+    other.weight.copy_(last.weight)
