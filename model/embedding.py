@@ -16,7 +16,6 @@ _MIX = -7046029254386353131  # 0x9E3779B97F4A7C15, 2^64 / golden ratio
 _MIX_TWICE = 4354685564936845354  # the same times 2, in 64 bits
 _MERSENNE = 2**31 - 1
 _HOUR_MS = 3_600_000
-ORDER_SPREAD = 1.0  # of the buckets of a number at the start, against other rows
 
 
 def mix(ids: Tensor) -> Tensor:
@@ -135,20 +134,7 @@ def make_tables(view: ModelView, std: float) -> nn.ModuleDict:
         if key not in tables:
             tables[key] = nn.Embedding(field.table_rows, field.width)
             nn.init.normal_(tables[key].weight, std=std)  # type: ignore[arg-type]
-            if field.kind in ("number", "time"):
-                _put_in_order(tables[key].weight, std)  # type: ignore[arg-type]
     return nn.ModuleDict(tables)
-
-
-@torch.no_grad()
-def _put_in_order(rows: Tensor, std: float) -> None:
-    """Rows of buckets start along a line, at random on either side: more in a bucket's place is more along the line.
-
-    A sum or a mean of events then tells how much there was, which rows at random tell only after training.
-    """
-    place = torch.linspace(-(3**0.5), 3**0.5, len(rows) - 1)[:, None]  # of variance 1
-    rows[1:] *= 0.1
-    rows[1:] += ORDER_SPREAD * std * place * (2.0 * (torch.rand(rows.shape[1]) > 0.5) - 1)
 
 
 def event_mask(length: Tensor, slots: int) -> Tensor:

@@ -14,10 +14,6 @@ from torch import Tensor, nn
 from model.config import Spectrum
 from model.embedding import masked_mean
 
-# What tells events of a history apart is in the high frequencies: were it halved, so would be the logits with which
-# attention starts to look for equals (model/matching.py), and the sink would outweigh any match.
-LOW_START, HIGH_START = 0.1, 0.9
-
 
 def fourier_basis(length: int, cutoff: int) -> Tensor:
     """Orthonormal basis of the lowest frequencies of a real signal: the constant and (cutoff - 1) / 2 conjugate pairs.
@@ -63,12 +59,9 @@ def basis_table(slots: int, cutoff: int, spectrum: Spectrum) -> Tensor:
 class Gate(nn.Module):
     """Sigmoid(MLP(masked mean)): one number per user (Eq. 10).  [U, L, D], [U, L] -> [U, 1, 1]"""
 
-    def __init__(self, width: int, hidden: int, start: float) -> None:
-        """start: the gate of every user before training, about."""
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        last = nn.Linear(hidden, 1)
-        nn.init.constant_(last.bias, math.log(start / (1 - start)))
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), last)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, mean: Tensor) -> Tensor:
         gate: Tensor = torch.sigmoid(self.mlp(mean))
@@ -82,8 +75,8 @@ class FrequencyModule(nn.Module):
 
     def __init__(self, width: int, slots: int, cutoff: int, spectrum: Spectrum, gate_hidden: int) -> None:
         super().__init__()
-        self.low_gate = Gate(width, gate_hidden, LOW_START)  # alpha, gamma
-        self.high_gate = Gate(width, gate_hidden, HIGH_START)  # beta, delta
+        self.low_gate = Gate(width, gate_hidden)  # alpha, gamma
+        self.high_gate = Gate(width, gate_hidden)  # beta, delta
         self.register_buffer("table", basis_table(slots, cutoff, spectrum).float(), persistent=False)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
-"""Initial weights with which attention looks for equals.
+"""Initial weights that know the schema: attention looks for equals, filters let through what tells events apart.
 
 The candidate, a live event and a video event name authors, tags and pages from shared embedding tables.  From the usual
 initial weights the logit of two equal rows is as random as that of any two, and an attention finds out only slowly that
 equality matters.  Here the query and key projections of a shared table start as the same map, so that an equal
 row begins with a known logit and any other with one near zero; training may change all of it.
+
+Likewise the filters start near a high pass, values start with what happened, the preferences of both domains start as
+one map, and the buckets of a number start in their order.
 
 Letters: H heads, d width of a head, w width of a field, D width of a query's or key's part.
 """
@@ -19,8 +22,14 @@ from torch import Tensor, nn
 from feature_store.view import ModelView, Part
 from model.align import Preference
 from model.attention import KeysValues
+from model.embedding import table_key
+from model.frequency import FrequencyModule, Gate
 
 Columns = slice
+
+# What tells events of a history apart is in the high frequencies: were it halved, so would be the logits of equals, and
+# the sink would outweigh any match.
+LOW_START, HIGH_START = 0.1, 0.9
 
 
 def field_columns(view: ModelView, part: Part) -> dict[str, Columns]:
@@ -101,3 +110,31 @@ def start_alike(
         of_video.weight[:, video_columns] = start
         of_live.weight[:, live_columns] = start
     other.weight.copy_(last.weight)
+
+
+@torch.no_grad()
+def start_as_high_pass(filters: FrequencyModule) -> None:
+    """Make the gates of Eq. 10 start at LOW_START and HIGH_START, about, in place."""
+    for gate, start in ((filters.low_gate, LOW_START), (filters.high_gate, HIGH_START)):
+        _start_gate(gate, start)
+
+
+def _start_gate(gate: Gate, start: float) -> None:
+    last = gate.mlp[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.constant_(last.bias, math.log(start / (1 - start)))
+
+
+@torch.no_grad()
+def start_in_order(tables: nn.ModuleDict, view: ModelView, table_std: float) -> None:
+    """Make the rows of buckets start along a line, in place: more in a bucket's place is more along the line.
+
+    A mean of events then tells how much there was, which rows at random tell only after training.
+    """
+    for part, field in view.all_fields():
+        if field.kind in ("number", "time"):
+            rows = tables[table_key(view.table_name(part, field))].weight
+            assert isinstance(rows, Tensor)
+            place = torch.linspace(-(3**0.5), 3**0.5, len(rows) - 1)[:, None]  # of variance 1
+            sign = torch.randint(0, 2, (rows.shape[1],)) * 2 - 1
+            rows[1:] = table_std * place * sign + rows[1:] / 10

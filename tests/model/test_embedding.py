@@ -203,14 +203,3 @@ def test_masked_mean_and_event_mask() -> None:
     valid = event_mask(torch.tensor([2, 0]), 3)
     assert valid.tolist() == [[True, True, False], [False] * 3]
     assert masked_mean(x, valid).tolist() == [[1.0, 2.0], [0.0, 0.0]]
-
-
-def test_buckets_of_a_number_start_in_order() -> None:
-    """Each further bucket lies farther along one line, so that means of play times and lags can be told apart."""
-    torch.manual_seed(0)
-    tables = make_tables(default_view(), 0.2)
-    rows = tables["video_play_time"].weight[1:]
-    line = rows[-1] - rows[0]
-    places = (rows - rows[0]) @ line
-    assert (places[2:] > places[:-2]).all()
-    assert line.norm() > 3 * tables["tag"].weight[1].norm()

@@ -126,13 +126,3 @@ def test_gradients_are_finite_without_events(spectrum: Spectrum) -> None:
     assert x.grad is not None
     assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
     assert x.grad.isfinite().all()
-
-
-def test_filters_start_near_a_high_pass() -> None:
-    """Equal events keep most of their logit: see model/matching.py."""
-    torch.manual_seed(0)
-    module = FrequencyModule(WIDTH, SLOTS, 5, "proportional", gate_hidden=8)
-    x = 0.2 * torch.randn(20, SLOTS, WIDTH)
-    low, high = module.gates(x, torch.ones(20, SLOTS, dtype=torch.bool))
-    assert low.max() < 0.3
-    assert high.min() > 0.8

@@ -91,3 +91,30 @@ def test_preferences_of_histories_that_name_the_same_start_alike(fresh: Ranker, 
     cosines = h_video @ h_live.T
     assert cosines.diagonal().min() > 0.99
     assert cosines.mean() < 0.8
+
+
+def test_filters_start_near_a_high_pass(fresh: Ranker, view: ModelView) -> None:
+    """Equal events keep most of their logit."""
+    assert fresh.farm is not None
+    for part, filters in (("video", fresh.farm.video_frequency), ("live", fresh.farm.live_frequency)):
+        assert filters is not None
+        x = TABLE_STD * torch.randn(20, view.history_length, view.width(part))
+        low, high = filters.gates(x, torch.ones(20, view.history_length, dtype=torch.bool))
+        assert low.max() < 0.3
+        assert high.min() > 0.8
+
+
+def test_buckets_of_a_number_start_in_order(fresh: Ranker) -> None:
+    """Each further bucket but one lies farther along a line, in every model that starts so."""
+    for model in (fresh, Ranker(ModelConfig(arch="ple"), fresh.view, TABLE_STD)):
+        rows = model.tables["video_play_time"].weight[1:]  # type: ignore[index]
+        places = (rows - rows[0]) @ (rows[-1] - rows[0])
+        assert (places[2:] > places[:-2]).all()
+
+
+def test_without_the_logit_all_starts_at_random(view: ModelView) -> None:
+    torch.manual_seed(0)
+    model = Ranker(ModelConfig(match_logit=0.0), view, TABLE_STD)
+    rows = model.tables["video_play_time"].weight[1:]  # type: ignore[index]
+    places = (rows - rows[0]) @ (rows[-1] - rows[0])
+    assert not (places[2:] > places[:-2]).all()
