@@ -135,6 +135,8 @@ def start_in_order(tables: nn.ModuleDict, view: ModelView, table_std: float) -> 
         if field.kind in ("number", "time"):
             rows = tables[table_key(view.table_name(part, field))].weight
             assert isinstance(rows, Tensor)
+            if not len(rows):  # of a model that is there to be counted
+                continue
             place = torch.linspace(-(3**0.5), 3**0.5, len(rows) - 1)[:, None]  # of variance 1
             sign = torch.randint(0, 2, (rows.shape[1],)) * 2 - 1
             rows[1:] = table_std * place * sign + rows[1:] / 10

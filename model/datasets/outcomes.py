@@ -46,7 +46,7 @@ _PLANTED_IN = {
     "evening": "context",
 }
 LIVE_WEIGHTS: dict[str, tuple[float, ...]] = {  # growth of the log odds with each driver
-    "click": (0.8, 3.6, 1.8, 0.5, 0.3, 0.0, 0.2, 0.5, 0.2),
+    "click": (0.8, 4.2, 1.8, 0.5, 0.3, 0.0, 0.2, 0.5, 0.2),
     "effective_view": (0.2, 0.8, 0.4, 0.3, 0.3, 0.0, 0.1, 0.2, 0.1),
     "long_view": (0.0, 0.0, 0.0, 3.4, 5.0, 1.5, 0.1, 0.2, 0.1),
     "like": (0.0, 0.0, 0.2, 3.0, 4.4, 1.5, 0.1, 0.0, 0.0),
