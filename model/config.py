@@ -25,7 +25,7 @@ class ModelConfig:
     heads: int = 4
     head_width: int = 16  # d; heads * head_width is the width of an attention
     residual: bool = True  # self- and cross-attention add to what asks (Eq. 12, 16); off: the equations to the letter
-    match_logit: float = 6.0  # initial attention logit of two equal rows of a shared table; 0: projections start apart
+    match_logit: float = 6.0  # initial attention logit of two equal rows of a shared table; 0: all starts at random
     sink: bool = True  # a slot of value 0 in target and cross attentions: tells one matching event from many
     # frequency module (Eq. 1-5, 9, 10)
     video_frequency: bool = True  # ablation w/o V-FA when off

@@ -22,7 +22,7 @@ from model.config import ModelConfig
 from model.embedding import PartEmbedding, event_mask, make_tables, masked_mean, quantise
 from model.frequency import FrequencyModule
 from model.fuse import FuseModule, SelfAttentions
-from model.matching import look_for_equals, shared_columns
+from model.matching import look_for_equals, shared_columns, start_alike, start_as_high_pass, start_in_order
 from model.multitask import MultitaskHead
 
 UserState = dict[str, Tensor]
@@ -152,6 +152,8 @@ class Ranker(nn.Module):
         self.config, self.view = config, view
         rates = {"id": config.id_missing_rate, "other": config.field_missing_rate, "record": config.record_missing_rate}
         self.tables = make_tables(view, table_std)
+        if config.match_logit > 0:
+            start_in_order(self.tables, view, table_std)
         self.inputs = InputLayer(view, self.tables, rates)
         self.candidate_embedding = PartEmbedding(view, "candidate", self.tables, rates)
         user_width, candidate_width = self.inputs.user_width, self.candidate_embedding.width
@@ -176,6 +178,11 @@ class Ranker(nn.Module):
             assert isinstance(target, TargetAttention)
             shared = shared_columns(view, "candidate", MASKS[name])
             look_for_equals(weight, bias, target.projections, shared, c.match_logit, table_std)
+        for filters in (farm.video_frequency, farm.live_frequency):
+            if filters is not None:
+                start_as_high_pass(filters)
+        if farm.video_preference is not None and farm.live_preference is not None:
+            start_alike(farm.video_preference, farm.live_preference, shared_columns(view, "video", "live"), table_std)
         if farm.fuse is not None:
             cross, shared = farm.fuse.cross, shared_columns(view, "live", "video")
             look_for_equals(cross.query.weight, cross.query.bias, cross.keys_values, shared, c.match_logit, table_std)

@@ -17,18 +17,22 @@ from model.datasets.logs import FORMAT_VERSION, TASK_ACTS
 from model.datasets.outcomes import (
     ACTED_BEFORE,
     ACTS,
+    LEVELS_MS,
     PAGE_EFFECT,
     Odds,
+    Watching,
     live_logits,
+    live_times,
     live_weights,
-    play_times,
     sigmoid,
     unconditional,
     video_combinations,
+    video_times,
     video_weights,
 )
 from model.datasets.source import local_midnight
 from model.datasets.world import (
+    CLUSTERS,
     COMMUNITIES,
     FAMILIAR,
     FIRST_AUTHOR_ID,
@@ -40,6 +44,7 @@ from model.datasets.world import (
     Authors,
     People,
     Planted,
+    cluster_of,
     community_of,
     holds,
 )
@@ -55,16 +60,16 @@ SESSIONS_BEGIN = ((7.0, 11.0), (12.0, 17.0), (18.5, 22.0))  # hours in which the
 SESSION_SHARES = (0.20, 0.25, 0.55)
 GAP_MS = 1_500  # between items, on average
 PAGE_SHARES: dict[Domain, tuple[float, ...]] = {"video": (0.70, 0.20, 0.07, 0.03), "live": (0.60, 0.25, 0.10, 0.05)}
-VIDEO_INTEREST = 0.50  # share of videos of a tag of interest; the rest is of any tag
-VIDEO_COMMUNITY = 0.30  # share of videos by authors of the user's community
-LIVE_FAMILIAR = 0.50  # share of live rooms by familiar authors
-LIVE_COMMUNITY = 0.20  # by authors of the user's community; the rest is anyone's
-MEMORY_VIEWS = 40  # live views after which a room is forgotten
-MEMORY_ROOMS = 10  # rooms of one author that are remembered
+VIDEO_INTEREST = 0.80  # share of videos of a tag of interest; the rest is of any tag
+VIDEO_COMMUNITY = 0.70  # share of videos by authors of the user's community
+LIVE_FAMILIAR = 0.80  # share of live rooms of a familiar cluster
+LIVE_COMMUNITY = 0.45  # by authors of the user's community; the rest is anyone's
+MEMORY_VIEWS = 50  # live views after which a room is forgotten
+MEMORY_ROOMS = 12  # rooms of one cluster that are remembered
 BLOCK_VIEWS = 1_000_000  # of a block, about
 PLANTED_FOR = {  # the ablation that takes away the module a structure is for, and the tasks it speaks in
     "no_video_frequency": ("video_bursts", ("lvtr", "ltr")),
-    "no_live_frequency": ("live_bursts", ("ctr", "etr")),
+    "no_live_frequency": ("live_bursts", ("lvtr", "ltr")),
     "no_align": ("communities", ("ctr", "etr")),
     "no_fuse": ("memory", ("ctr", "etr")),
 }
@@ -142,7 +147,7 @@ class Platform:
         self.slate_share = share / (SLATE - (SLATE - 1) * share)
         self.block_users = max(1, BLOCK_VIEWS // (52 * info.days))
         self.blocks = -(-info.users // self.block_users)
-        self.video_logits = video_combinations(video_weights(planted))  # [8, A]
+        self.video_logits = video_combinations(video_weights(planted))  # [4, A]
         self.live_weights = live_weights(planted)
         pilot = Block(self, 0)
         combinations = self.video_logits[pilot.videos()[1]]
@@ -182,8 +187,7 @@ class Block:
         self.rng = np.random.default_rng([info.seed, 1, number])
         group = self.rng.choice(len(GROUPS), users, p=GROUP_SHARES)
         self.items = Items.draw(group, info.days, platform.slate_share, self.rng)
-        most = [int(counter.max(initial=0)) + 1 for counter in (self.items.video, self.items.request)]
-        self.people = People.create(group, most[0], most[1], self.authors, self.planted, self.rng)
+        self.people = People.create(group, int(self.items.video.max(initial=0)) + 1, self.planted, self.rng)
         self.group = group
 
     def videos(self) -> tuple[Columns, np.ndarray]:
@@ -194,12 +198,13 @@ class Block:
         own = rng.random(len(place), np.float32) < VIDEO_COMMUNITY * self.planted.communities
         anyone = rng.integers(0, COMMUNITIES, len(place), np.uint8)
         community = np.where(own, self.people.community[user], anyone)
-        author = self.authors.pick(tag, community, rng.random(len(place), np.float32))
+        cluster = rng.integers(0, CLUSTERS, len(place), np.uint8).astype(np.int64)
+        author = self.authors.pick(cluster, community, rng.random(len(place), np.float32))
         combination = holds(self.people.interest_mask(user, video), tag).astype(np.uint8)
         combination |= holds(self.people.passion_mask(user, video), tag).astype(np.uint8) << 1
-        combination |= self.people.generous_video(user, video).astype(np.uint8) << 2
         page = _pages("video", len(place), rng)
-        return {"place": place, "user": user, "tag": tag, "author": author, "page": page}, combination
+        swing = self.people.swing("video", user, video)
+        return {"place": place, "user": user, "tag": tag, "author": author, "page": page, "swing": swing}, combination
 
     def _video_tags(self, user: np.ndarray, video: np.ndarray) -> np.ndarray:
         rng, people = self.rng, self.people
@@ -214,8 +219,9 @@ class Block:
         slates = np.flatnonzero(self.items.slate)
         place = np.repeat(slates, SLATE)
         user, video, day = (column[place] for column in (self.items.user, self.items.video, self.items.day))
-        author = self._live_authors(user, len(slates))
-        tag, cluster = self.authors.room_tag[author, day], self.authors.cluster[author]
+        author = self._live_authors(user)
+        tag, cluster = self.authors.room_tag[author, day], cluster_of(author)
+        view = SLATE * self.items.request[place] + np.tile(np.arange(SLATE), len(slates))
         interests = self.people.interest_mask(user, video)
         page = np.repeat(_pages("live", len(slates), self.rng), SLATE)
         return {
@@ -226,33 +232,33 @@ class Block:
             "cluster": cluster,
             "page_number": page,
             "interest": holds(interests, tag),
-            "memory": self._remembered(user, author, tag, interests),
+            "memory": self._remembered(user, cluster, tag, interests),
             "community": community_of(author) == self.people.community[user],
             "passion": holds(self.people.passion_mask(user, video), tag),
             "live_passion": holds(self.people.live_passion_mask[user], cluster),
-            "mood": self.people.generous_live(user, self.items.request[place]),
+            "swing": self.people.swing("live", user, view),
             "quality": self.authors.quality[author],
             "page": PAGE_EFFECT[page],
             "evening": self.items.evening[place],
         }
 
-    def _live_authors(self, user: np.ndarray, slates: int) -> np.ndarray:
-        """[V]; the familiar authors of one slate are different ones."""
-        rng, views = self.rng, slates * SLATE
-        why = rng.random(views, np.float32)
-        own = (why >= LIVE_FAMILIAR) & (why < LIVE_FAMILIAR + LIVE_COMMUNITY * self.planted.communities)
+    def _live_authors(self, user: np.ndarray) -> np.ndarray:
+        """[V]"""
+        rng, views = self.rng, len(user)
+        known = rng.random(views, np.float32) < LIVE_FAMILIAR
+        cluster = self.people.familiar[user, rng.integers(0, FAMILIAR, views)]
+        cluster = np.where(known, cluster, rng.integers(0, CLUSTERS, views))
+        own = rng.random(views, np.float32) < LIVE_COMMUNITY * self.planted.communities
         community = np.where(own, self.people.community[user], rng.integers(0, COMMUNITIES, views))
-        author = self.authors.pick(rng.integers(0, TAGS, views), community, rng.random(views, np.float32))
-        which = (np.repeat(rng.integers(0, FAMILIAR, slates), SLATE) + np.tile(3 * np.arange(SLATE), slates)) % FAMILIAR
-        return np.where(why < LIVE_FAMILIAR, self.people.familiar[user, which], author)
+        return self.authors.pick(cluster, community, rng.random(views, np.float32))
 
-    def _remembered(self, user: np.ndarray, author: np.ndarray, tag: np.ndarray, interests: np.ndarray) -> np.ndarray:
-        """Of the rooms of the author that the user has in memory, the share on a topic that is of interest now.  [V]"""
-        order = np.argsort(user * np.int64(self.authors.count) + author, kind="stable")
+    def _remembered(self, user: np.ndarray, cluster: np.ndarray, tag: np.ndarray, interests: np.ndarray) -> np.ndarray:
+        """Of the rooms of the cluster in the user's memory, the share on a topic that is of interest now.  [V]"""
+        order = np.argsort(user * np.int64(CLUSTERS) + cluster, kind="stable")
         seen, liked = np.zeros(len(user), np.float32), np.zeros(len(user), np.float32)
         for back in range(1, MEMORY_ROOMS + 1):
             earlier, now = order[:-back], order[back:]
-            same = (user[now] == user[earlier]) & (author[now] == author[earlier])
+            same = (user[now] == user[earlier]) & (cluster[now] == cluster[earlier])
             same &= (now - earlier <= MEMORY_VIEWS) & (now // SLATE != earlier // SLATE)
             now, earlier = now[same], earlier[same]
             seen[now] += 1
@@ -263,11 +269,10 @@ class Block:
         videos, combination = self.videos()
         rooms = self.rooms()
         logits = self.platform.live_logits(self, rooms) + self.platform.odds.live
-        given = sigmoid(self.platform.video_logits + self.platform.odds.video)  # [8, A]
-        videos |= _acts(given.T, combination, self.rng)
-        rooms |= _acts(sigmoid(logits).T, None, self.rng)
-        videos["play_time"] = play_times(False, videos, combination >= 4, self.rng)
-        rooms["play_time"] = play_times(True, rooms, rooms["mood"], self.rng)
+        self._watch(videos, combination)
+        rooms |= _acts(sigmoid(logits).T, None, {}, self.rng)
+        law = Watching.of("live", self.planted)
+        rooms["play_time"] = live_times(rooms, law.draw(rooms["swing"], rooms["live_passion"], self.rng), self.rng)
         self._set_times(videos, rooms)
         self._set_ids(videos, rooms)
         rooms["page"] = rooms["page_number"]
@@ -275,6 +280,15 @@ class Block:
         truth |= dict(zip(TASK_ACTS, unconditional(sigmoid(logits)).T, strict=True))
         users = {"user_id": self.first_user + 1 + np.arange(len(self.group)), "activity_group": self.group}
         return {"video_events": videos, "live_events": rooms, "live_truth": truth, "users": users}
+
+    def _watch(self, videos: Columns, combination: np.ndarray) -> None:
+        """What is done with the videos, effective and long views by the time watched."""
+        given = sigmoid(self.platform.video_logits + self.platform.odds.video)  # [4, A]
+        times = Watching.of("video", self.planted).draw(videos["swing"], combination >= 2, self.rng)
+        levels = dict(zip(("effective_view", "long_view"), LEVELS_MS["video"], strict=True))
+        known = {act: times >= level for act, level in levels.items()}
+        videos |= _acts(given.T, combination, known, self.rng)
+        videos["play_time"] = video_times(videos["click"], times, self.rng)
 
     def _set_times(self, videos: Columns, rooms: Columns) -> None:
         """Items follow each other within a session, and the rooms of a slate within their request."""
@@ -312,13 +326,19 @@ class Block:
         rooms["live_id"] = self.authors.live_id(rooms["author"], self.items.day[rooms["place"]])
 
 
-def _acts(given: np.ndarray, combination: np.ndarray | None, rng: np.random.Generator) -> Columns:
-    """Draw every act of V views.  given [A, V], or [A, 8] by combination [V]: probabilities given the act before."""
+def _acts(given: np.ndarray, combination: np.ndarray | None, known: Columns, rng: np.random.Generator) -> Columns:
+    """Draw every act of V views.  given [A, V], or [A, 4] by combination [V]: probabilities given the act before.
+
+    known [V]: by act, whether it follows the act before, where that is not drawn.
+    """
     views = given.shape[1] if combination is None else len(combination)
     done: Columns = {}
     able: dict[str, np.ndarray] = {}
     for index, act in enumerate(ACTS):
         before = ACTED_BEFORE.get(act)
+        if act in known:
+            done[act] = done[str(before)] & known[act]
+            continue
         done[act] = np.zeros(views, bool)
         if before is not None and before not in able:
             able[before] = np.flatnonzero(done[before])

@@ -1,12 +1,12 @@
 """An oracle for simulated data: what could be predicted of a label from the histories a ranker reads.
 
 It knows the platform's laws (`world`, `outcomes`) but no user's hidden state, which it infers by Bayes' rule from the
-same matrices that the towers read: moods by forward-backward, interests and passions of every tag by forward filtering,
-passions of every cluster and communities by likelihood.  Hidden facts are taken as independent given the histories, so
-it is very near the best predictor, and not above it.  The probabilities in live_truth.parquet know the hidden state:
-their AUC is a bound that holds without approximation.
+same matrices that the towers read: where a swing stands from the times watched, interests and passions of every tag by
+forward filtering, passions of every cluster and communities by likelihood.  Hidden facts are taken as independent given
+the histories, so it is near the best predictor, and not above it.  The probabilities in live_truth.parquet know the
+hidden state: their AUC is a bound that holds without approximation.
 
-Letters: B samples, U requests, L events, A acts, G tags, C clusters, M communities.
+Letters: B samples, U requests, L events, A acts, G tags, C clusters, M communities, K places in a swing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from model.datasets.blocks import (
+    LIVE_COMMUNITY,
+    LIVE_FAMILIAR,
+    MEMORY_ROOMS,
     MEMORY_VIEWS,
     SLATE,
     VIDEO_COMMUNITY,
@@ -31,7 +34,7 @@ from model.datasets.outcomes import (
     DRIVERS,
     PAGE_EFFECT,
     Odds,
-    glance_likelihood,
+    Watching,
     live_logits,
     live_weights,
     sigmoid,
@@ -45,14 +48,13 @@ from model.datasets.world import (
     CLUSTERS,
     COMMUNITIES,
     DEEP,
+    FAMILIAR,
     FIRST_AUTHOR_ID,
     GROUP_STRENGTH,
     INTEREST_VIDEOS,
     INTERESTS,
-    LIVE_PASSIONS,
-    MOOD_REQUESTS,
-    MOOD_SHARES,
-    MOOD_VIDEOS,
+    LIVE_DEEP,
+    SWING,
     TAGS,
     Authors,
     Planted,
@@ -75,7 +77,7 @@ class Laws:
     planted: Planted
     authors: Authors
     odds: Odds
-    video: np.ndarray  # [8, A] probability of each act, given the act before, by interest + 2 passion + 4 mood
+    video: np.ndarray  # [4, A] probability of each act, given the act before, by interest + 2 passion
     weights: np.ndarray  # [A, drivers]
 
     @classmethod
@@ -137,47 +139,51 @@ def _act_likelihood(given: np.ndarray, acts: np.ndarray) -> np.ndarray:
     return likelihood
 
 
-def _glances(history: _History) -> np.ndarray:
-    """How likely the glances at what was not clicked are, calm and generous.  [U, L, 2]"""
-    likely = np.stack([glance_likelihood(history.play_time, mood) for mood in (False, True)], -1)
-    return np.where(history.acts[..., ACTS.index("click"), None], 1.0, likely)
+@dataclass(frozen=True)
+class _Watched:
+    """What the times watched tell of one domain's events: where the swing stands, and what was a passion."""
+
+    swing: np.ndarray  # [U, L] expected, of each event
+    passion: np.ndarray  # [U, L, 2] density of the time watched, without and with a passion; 1 where it tells nothing
+    now: np.ndarray  # [U] expected swing of the coming request
 
 
-def _smooth(likelihood: np.ndarray, valid: np.ndarray, redraw: float, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Moods by forward-backward: what all other steps say of each step [U, L, 2], and of the last, filtered [U].
+def _watched(law: Watching, history: _History, tells: np.ndarray, chance: np.ndarray) -> _Watched:
+    """tells [U, L]: whether the time watched follows the law.  chance [U, L]: of a passion, from elsewhere."""
+    length = history.valid.shape[1]
+    after = history.valid.sum(1, keepdims=True) - 1 - np.arange(length)  # [U, L] events of the domain after each
+    place = np.arange(SWING)  # of the newest event in its swing
+    swings = np.sin(2 * np.pi * (place - after[..., None]) / SWING)  # [U, L, K]
+    off = np.log(np.maximum(history.play_time, 1))[..., None] - law.centre - law.swing * swings
+    tells = (tells & history.valid)[..., None]
+    density = [np.where(tells, np.exp(-(((off - p) / law.noise) ** 2) / 2) + 1e-6, 1.0) for p in (0.0, law.passion)]
+    mixed = np.log((1 - chance[..., None]) * density[0] + chance[..., None] * density[1])
+    whole = mixed.sum(1)  # [U, K]
+    others = _share(whole[:, None] - mixed)  # [U, L, K] by what all other events say
+    passion = np.stack([(others * d).sum(-1) for d in density], -1)
+    posterior = _share(whole)
+    ahead = np.sin(2 * np.pi * (place + (SLATE + 1) / 2) / SWING) * (law.swing > 0)
+    return _Watched((posterior[:, None] * swings).sum(-1) * (law.swing > 0), passion, posterior @ ahead)
 
-    A step's own likelihood is left out, because it is to be weighed with what is asked of it.
-    likelihood [U, L, 2].  redraw: chance between two steps that the mood is drawn anew.  share: of generous moods.
-    """
-    seen = np.where(valid[..., None], likelihood, 1.0)
-    length, prior = seen.shape[1], np.array([1 - share, share])
-    ahead, behind = np.empty_like(seen), np.ones_like(seen)
-    state = np.broadcast_to(prior, (len(seen), 2))
-    for t in range(length):
-        ahead[:, t] = (1 - redraw) * state + redraw * prior
-        state = ahead[:, t] * seen[:, t]
-        state = state / state.sum(1, keepdims=True)
-    for t in range(length - 2, -1, -1):
-        later = behind[:, t + 1] * seen[:, t + 1]
-        behind[:, t] = (1 - redraw) * later + redraw * (later * prior).sum(1, keepdims=True)
-        behind[:, t] /= behind[:, t].sum(1, keepdims=True)
-    both = ahead * behind
-    return both / both.sum(-1, keepdims=True), state[:, 1]
+
+def _share(logs: np.ndarray) -> np.ndarray:
+    """exp, to a sum of 1 over the last axis."""
+    weight = np.exp(logs - logs.max(-1, keepdims=True))
+    shares: np.ndarray = weight / weight.sum(-1, keepdims=True)
+    return shares
 
 
 def _tags(laws: Laws, video: _History) -> np.ndarray:
     """Posterior of every tag at the request: none, interest, passion.  [U, G, 3]"""
-    planted = laws.planted
     states = np.array([0, 1, 3])  # as combinations of drivers
-    likelihood = np.moveaxis(_act_likelihood(laws.video[:, None, None], video.acts), 0, -1)  # [U, L, 8]
-    calm, generous = likelihood[..., states], likelihood[..., 4 + states]  # [U, L, 3]
-    joint = np.broadcast_to(_prior(planted), calm.shape)  # of each event's tag
+    acts = np.moveaxis(_act_likelihood(laws.video[:, None, None], video.acts), 0, -1)[..., states]  # [U, L, 3]
+    clicked = video.acts[..., ACTS.index("click")]
+    law = Watching.of("video", laws.planted)
+    joint = np.broadcast_to(_prior(laws.planted), acts.shape)  # of each event's tag
     posterior = np.empty((len(video.valid), TAGS, 3))
     for _ in range(2):
-        by_mood = np.stack([(joint * calm).sum(-1), (joint * generous).sum(-1)], -1) * _glances(video)
-        share = MOOD_SHARES["video"] * planted.video_bursts
-        mood = _smooth(by_mood, video.valid, 1 / MOOD_VIDEOS, share)[0][..., 1:]
-        posterior = _filter_tags(planted, video, (1 - mood) * calm + mood * generous)
+        times = _watched(law, video, clicked, joint[..., 2]).passion[..., [0, 0, 1]]
+        posterior = _filter_tags(laws.planted, video, acts * times)
         joint = np.take_along_axis(posterior, video.tag[..., None], axis=1)
     return posterior
 
@@ -219,26 +225,26 @@ def _at_least_one(draws: int, values: int) -> float:
     return 1 - (1 - 1 / values) ** draws
 
 
-def _communities(laws: Laws, video: _History) -> np.ndarray:
-    """Posterior of the user's community.  [U, M]"""
+def _communities(laws: Laws, histories: dict[float, _History]) -> np.ndarray:
+    """Posterior of the user's community, of histories by the share that shows it.  [U, M]"""
+    users = len(next(iter(histories.values())).valid)
+    score = np.zeros((users, COMMUNITIES))
     if not laws.planted.communities:
-        return np.zeros((len(video.valid), COMMUNITIES))
-    ratio = np.log(1 + VIDEO_COMMUNITY / (1 - VIDEO_COMMUNITY) * COMMUNITIES)
-    own = community_of(video.author)[..., None] == np.arange(COMMUNITIES)
-    score = ratio * (own & video.valid[..., None]).sum(1)  # [U, M]
-    weight = np.exp(score - score.max(1, keepdims=True))
-    posterior: np.ndarray = weight / weight.sum(1, keepdims=True)
-    return posterior
+        return score
+    for shown, history in histories.items():
+        own = community_of(history.author)[..., None] == np.arange(COMMUNITIES)
+        score += np.log(1 + shown / (1 - shown) * COMMUNITIES) * (own & history.valid[..., None]).sum(1)  # [U, M]
+    return _share(score)
 
 
 def _predict(laws: Laws, data: Prepared, batch: Batch) -> np.ndarray:
     """[B, tasks]"""
     video, live = _History.of(data, batch, "video"), _History.of(data, batch, "live")
-    tags, communities = _tags(laws, video), _communities(laws, video)
+    tags, communities = _tags(laws, video), _communities(laws, {VIDEO_COMMUNITY: video, LIVE_COMMUNITY: live})
     interest = tags[..., 1] + tags[..., 2]  # [U, G]
     groups = batch.users.user[:, data.view.columns("user").index("activity_group")]
     strength = np.array(GROUP_STRENGTH)[groups] if laws.planted.groups else np.ones(len(groups))
-    mood, clusters = _live_state(laws, live, tags, communities, strength)
+    swing, evidence = _live_state(laws, live, tags, communities, strength)
     columns = data.view.columns("candidate")
     author = batch.candidates[:, columns.index("author_id")] - FIRST_AUTHOR_ID
     tag, cluster = (batch.candidates[:, columns.index(name)] for name in ("tag", "cluster"))
@@ -249,20 +255,22 @@ def _predict(laws: Laws, data: Prepared, batch: Batch) -> np.ndarray:
         "quality": laws.authors.quality[author],
         "page": PAGE_EFFECT[page][u],
         "evening": (hour >= EVENING_HOUR)[u].astype(float),
-        "memory": _memory(live, interest, author, u),
+        "memory": _memory(live, interest, cluster, u),
+        "swing": swing[u],
     }
     chances = {
         "community": communities[u, community_of(author)],
-        "live_passion": clusters[u, cluster],
-        "mood": mood[u],
+        "live_passion": _live_passion(laws, live, evidence, cluster, u),
     }
     return _expected(laws, tags[u, tag], chances, known, strength[u])
 
 
-def _memory(live: _History, interest: np.ndarray, author: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Of the author's rooms in memory, the expected share on a topic of interest.  [B]"""
-    recent = np.arange(live.valid.shape[1]) >= live.valid.sum(1, keepdims=True) - MEMORY_VIEWS
-    same = (live.author[u] == author[:, None]) & (live.valid & recent)[u]  # [B, L]
+def _memory(live: _History, interest: np.ndarray, cluster: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Of the cluster's rooms in memory, the expected share on a topic of interest.  [B]"""
+    length = live.valid.shape[1]
+    recent = np.arange(length) >= live.valid.sum(1, keepdims=True) - (MEMORY_VIEWS - SLATE // 2)
+    same = (live.cluster[u] == cluster[:, None]) & (live.valid & recent)[u]  # [B, L]
+    same &= np.cumsum(same[:, ::-1], axis=1)[:, ::-1] <= MEMORY_ROOMS
     chance = interest[u[:, None], live.tag[u]]  # [B, L]
     share: np.ndarray = (same * chance).sum(1) / np.maximum(same.sum(1), 1)
     return share
@@ -271,58 +279,58 @@ def _memory(live: _History, interest: np.ndarray, author: np.ndarray, u: np.ndar
 def _live_state(
     laws: Laws, live: _History, tags: np.ndarray, communities: np.ndarray, strength: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chance that the mood of the coming request is generous [U]; posterior of a passion for each cluster [U, C]."""
+    """Expected swing of the coming request [U]; log likelihood ratio of a passion for each cluster [U, C]."""
     users, length = live.valid.shape
     rows = np.arange(users)[:, None]
-    joint = tags[rows, live.tag]  # [U, L, 3]
-    expected = {
-        "interest": joint[..., 1] + joint[..., 2],
-        "passion": joint[..., 2],
-        "community": communities[rows, community_of(live.author)],
-        "quality": laws.authors.quality[live.author],
-        "page": PAGE_EFFECT[live.page],
-    }
-    prior = _at_least_one(LIVE_PASSIONS, CLUSTERS) * laws.planted.live_bursts
-    likelihood = np.empty((2, 2, users, length))  # of mood, of live passion
-    for mood, passion in product((0, 1), (0, 1)):
-        drivers = {name: expected.get(name, np.zeros(live.valid.shape)).ravel() for name in DRIVERS}
-        drivers["mood"] = np.full(users * length, mood)
-        drivers["live_passion"] = np.full(users * length, passion)
-        logits = live_logits(laws.weights, drivers, np.repeat(strength, length)) + laws.odds.live
-        likelihood[mood, passion] = _act_likelihood(sigmoid(logits).reshape(users, length, -1), live.acts)
-    clusters = np.full((users, CLUSTERS), prior)
+    evidence = np.zeros((users, CLUSTERS))
     if not laws.planted.live_bursts:
-        return np.zeros(users), clusters
-    generous, now, glances = np.zeros(live.valid.shape), np.zeros(users), _glances(live)
+        return np.zeros(users), evidence
+    joint = tags[rows, live.tag]  # [U, L, 3]
+    before = ~live.acts[..., ACTS.index("effective_view")]
+    law = Watching.of("live", laws.planted)
+    now = np.zeros(users)
     for _ in range(2):
-        weight = clusters[rows, live.cluster]
-        by_mood = np.stack([(1 - weight) * likelihood[m, 0] + weight * likelihood[m, 1] for m in (0, 1)], -1)
-        by_mood *= glances
-        generous, now = _live_moods(by_mood, live.valid)
-        mixed = [(1 - generous) * likelihood[0, p] + generous * likelihood[1, p] for p in (0, 1)]
-        evidence = np.where(live.valid, np.log(mixed[1]) - np.log(mixed[0]), 0.0)
-        score = np.zeros((users, CLUSTERS)) + np.log(prior / (1 - prior))
-        np.add.at(score, (np.broadcast_to(rows, live.cluster.shape), live.cluster), evidence)
-        clusters = sigmoid(score)
-    return (1 - 1 / MOOD_REQUESTS) * now + MOOD_SHARES["live"] / MOOD_REQUESTS, clusters
+        chance = sigmoid(evidence + np.log(LIVE_DEEP / (1 - LIVE_DEEP)))[rows, live.cluster]
+        watched = _watched(law, live, before, chance)
+        expected = {
+            "interest": joint[..., 1] + joint[..., 2],
+            "passion": joint[..., 2],
+            "community": communities[rows, community_of(live.author)],
+            "swing": watched.swing,
+            "quality": laws.authors.quality[live.author],
+            "page": PAGE_EFFECT[live.page],
+        }
+        drivers = {name: expected.get(name, np.zeros(live.valid.shape)).ravel() for name in DRIVERS}
+        likely = []
+        for passion in (0, 1):
+            drivers["live_passion"] = np.full(users * length, passion)
+            logits = live_logits(laws.weights, drivers, np.repeat(strength, length)) + laws.odds.live
+            acts = _act_likelihood(sigmoid(logits).reshape(users, length, -1), live.acts)
+            likely.append(np.log(acts) + np.log(watched.passion[..., passion]))
+        ratio = np.where(live.valid, likely[1] - likely[0], 0.0)
+        evidence = np.zeros((users, CLUSTERS))
+        np.add.at(evidence, (np.broadcast_to(rows, live.cluster.shape), live.cluster), ratio)
+        now = watched.now
+    return now, evidence
 
 
-def _live_moods(by_mood: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Moods of the requests behind the live events, SLATE to a request counted from the newest.  [U, L], [U]"""
-    users, length = valid.shape
-    n = valid.sum(1, keepdims=True)
-    request = np.where(valid, (length - n + np.arange(length)) // SLATE, 0)  # the newest are the last
-    requests = -(-length // SLATE)
-    logs = np.zeros((users, requests, 2))
-    rows = np.broadcast_to(np.arange(users)[:, None], valid.shape)
-    np.add.at(logs, (rows, request), np.where(valid[..., None], np.log(by_mood), 0.0))
-    likelihood = np.exp(logs - logs.max(-1, keepdims=True))
-    ones = np.ones((users, requests), bool)
-    others, now = _smooth(likelihood, ones, 1 / MOOD_REQUESTS, MOOD_SHARES["live"])
-    # What other requests say of an event's request, and the other events of it.
-    mates = np.exp((logs[rows, request] - np.log(by_mood)) - logs.max(-1)[rows, request][..., None])
-    both = others[rows, request] * mates
-    return both[..., 1] / both.sum(-1), now
+def _live_passion(laws: Laws, live: _History, evidence: np.ndarray, cluster: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Chance that the candidate's cluster is a passion: some familiar ones are, and those are shown often.  [B]"""
+    if not laws.planted.live_bursts:
+        return np.zeros(len(u))
+    seldom = (1 - LIVE_FAMILIAR) / CLUSTERS
+    often = seldom + LIVE_FAMILIAR / FAMILIAR
+    shown = ((live.cluster[u] == cluster[:, None]) & live.valid[u]).sum(1)  # [B]
+    others = live.valid.sum(1)[u] - shown
+    prior = FAMILIAR / CLUSTERS
+    odds = (
+        np.log(prior / (1 - prior)) + (shown + 1) * np.log(often / seldom) + others * np.log((1 - often) / (1 - seldom))
+    )
+    familiar = sigmoid(odds)
+    deep = familiar * LIVE_DEEP
+    ratio = np.exp(np.clip(evidence[u, cluster], -30, 30))
+    chance: np.ndarray = deep * ratio / (deep * ratio + 1 - deep)
+    return chance
 
 
 def _expected(

@@ -1,7 +1,7 @@
 """What the simulated users do with what they are shown: the probability of each act, the acts, and how long they watch.
 
-Log odds are sums of what is planted, so a probability is known exactly.  In a generous mood strong acts come easily,
-and fall on everything but passions.
+Log odds are sums of what is planted, so a probability is known exactly.  How long a view lasts that is
+no effective view (live), or that is clicked (video), follows a slow swing of attention, and a passion adds to it.
 Letters: V views, A acts.
 """
 
@@ -17,9 +17,9 @@ from model.datasets.world import Planted
 
 ACTS = ("click", "effective_view", "long_view", "like", "comment", "gift", "follow", "share")
 RATES: dict[str, tuple[float, float]] = {  # of views of the video domain, of the live domain
-    "click": (0.60, 0.25),
-    "effective_view": (0.42, 0.16),
-    "long_view": (0.24, 0.08),
+    "click": (0.90, 0.25),
+    "effective_view": (0.62, 0.16),
+    "long_view": (0.34, 0.08),
     "like": (0.030, 0.025),
     "comment": (0.006, 0.012),
     "gift": (0.0, 0.008),
@@ -28,48 +28,83 @@ RATES: dict[str, tuple[float, float]] = {  # of views of the video domain, of th
 }
 """Share of views with each act.  The paper's Figure 1a has no numbers: these keep its order and its sparsity."""
 
-SPREE = 0.7  # how much a passion holds back from strong acts in a generous mood, against what it adds in a calm one
 STRONG_ACTS = ACTS[3:]
 DENSE = 5.0  # how much more frequent strong acts are without sparsity
 ACTED_BEFORE = {"effective_view": "click"} | dict.fromkeys(ACTS[2:], "effective_view")
 
-DRIVERS = ("interest", "memory", "community", "passion", "live_passion", "mood", "quality", "page", "evening")
+DRIVERS = ("interest", "memory", "community", "passion", "live_passion", "swing", "quality", "page", "evening")
+FOLLOWED = 5  # of them, from the first: what users of a group follow more or less
 _PLANTED_IN = {
     "interest": "interests",
     "memory": "memory",
     "community": "communities",
     "passion": "video_bursts",
     "live_passion": "live_bursts",
-    "mood": "live_bursts",
+    "swing": "live_bursts",
     "quality": "context",
     "page": "context",
     "evening": "context",
 }
 LIVE_WEIGHTS: dict[str, tuple[float, ...]] = {  # growth of the log odds with each driver
-    "click": (1.4, 3.0, 0.9, 0.3, 3.6, 2.4, 0.3, 0.6, 0.3),
-    "effective_view": (0.3, 0.3, 0.2, 0.4, 0.6, 0.5, 0.2, 0.2, 0.1),
-    "long_view": (0.1, 0.2, 0.2, 3.2, 0.4, 0.4, 0.2, 0.2, 0.1),
-    "like": (0.1, 0.2, 0.4, 3.2, 0.8, 0.6, 0.2, 0.0, 0.0),
-    "comment": (0.1, 0.2, 0.4, 3.0, 1.2, 0.8, 0.2, 0.2, 0.0),
-    "gift": (0.1, 0.2, 0.6, 3.0, 1.2, 0.8, 0.2, 0.2, 0.0),
-    "follow": (0.5, 0.5, 0.8, 1.0, 1.0, 1.0, 0.4, 0.0, 0.0),
-    "share": (0.4, 0.4, 0.4, 1.0, 1.0, 1.0, 0.3, 0.0, 0.0),
+    "click": (0.8, 4.2, 1.8, 0.5, 0.3, 0.0, 0.2, 0.5, 0.2),
+    "effective_view": (0.2, 0.8, 0.4, 0.3, 0.3, 0.0, 0.1, 0.2, 0.1),
+    "long_view": (0.0, 0.0, 0.0, 3.4, 5.0, 1.5, 0.1, 0.2, 0.1),
+    "like": (0.0, 0.0, 0.2, 3.0, 4.4, 1.5, 0.1, 0.0, 0.0),
+    "comment": (0.0, 0.0, 0.2, 2.6, 2.6, 1.0, 0.1, 0.2, 0.0),
+    "gift": (0.0, 0.0, 0.4, 2.6, 2.6, 1.0, 0.1, 0.2, 0.0),
+    "follow": (0.3, 0.5, 0.8, 1.0, 1.0, 0.0, 0.2, 0.0, 0.0),
+    "share": (0.3, 0.4, 0.4, 1.0, 1.0, 0.0, 0.2, 0.0, 0.0),
 }
-VIDEO_WEIGHTS: dict[str, tuple[float, float, float]] = {  # interest, passion, mood
-    "click": (0.8, 0.0, 2.4),
-    "effective_view": (0.8, 0.0, 1.2),
-    "long_view": (0.2, 4.0, 4.0),
-    "like": (0.2, 3.6, 3.4),
-    "comment": (0.2, 3.0, 3.0),
-    "gift": (0.0, 0.0, 0.0),
-    "follow": (0.3, 1.5, 1.5),
-    "share": (0.3, 1.5, 1.5),
+VIDEO_WEIGHTS: dict[str, tuple[float, float]] = {  # interest, passion
+    "click": (0.5, 0.0),
+    "effective_view": (0.0, 0.0),  # this and the next are told by the time watched
+    "long_view": (0.0, 0.0),
+    "like": (0.2, 0.5),
+    "comment": (0.2, 0.5),
+    "gift": (0.0, 0.0),
+    "follow": (0.2, 0.2),
+    "share": (0.2, 0.2),
 }
 PAGE_EFFECT = np.array([0.0, 0.5, 0.9, -0.4], np.float32)
 LEVELS_MS: dict[Domain, tuple[int, int]] = {"video": (3_000, 18_000), "live": (10_000, 60_000)}  # effective, long view
 LONGEST_MS = 20 * 60_000
-GLANCE_MS = 2_000  # the longest
-GLANCE_POWERS = (1.2, 3.0)  # in a generous mood, in a calm one
+SHORTEST_MS = 150
+GLANCE_MS = 1_000  # the longest that a video is watched without a click
+
+
+@dataclass(frozen=True)
+class Watching:
+    """The logarithm of the ms watched: centre + swing * s + passion * whether it is one + noise * N(0, 1).
+
+    s, from -1 to 1, is where the user's attention stands.
+    """
+
+    centre: float
+    swing: float
+    passion: float
+    noise: float
+
+    @classmethod
+    def of(cls, domain: Domain, planted: Planted) -> Watching:
+        """Without passions nothing but noise is left, of the same spread."""
+        law = WATCHING[domain]
+        if planted.video_bursts if domain == "video" else planted.live_bursts:
+            return law
+        spread = (law.swing**2 / 2 + law.passion**2 / 4 + law.noise**2) ** 0.5
+        return cls(law.centre + law.passion / 2, 0.0, 0.0, spread)
+
+    def draw(self, swing: np.ndarray, passion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """ms, of views [V].  [V] float32"""
+        logs = self.noise * rng.standard_normal(len(swing), np.float32)
+        logs += np.float32(self.centre) + np.float32(self.swing) * swing + np.float32(self.passion) * passion
+        times: np.ndarray = np.exp(logs)
+        return times
+
+
+WATCHING: dict[Domain, Watching] = {
+    "video": Watching(centre=8.7, swing=2.0, passion=0.7, noise=0.25),  # of clicked videos
+    "live": Watching(centre=7.15, swing=1.5, passion=0.6, noise=0.15),  # of live rooms before an effective view
+}
 
 
 def rates(planted: Planted) -> dict[str, tuple[float, float]]:
@@ -86,8 +121,8 @@ def live_weights(planted: Planted) -> np.ndarray:
 
 
 def video_weights(planted: Planted) -> np.ndarray:
-    """[A, 3] float32"""
-    on = np.array([planted.interests, planted.video_bursts, planted.video_bursts], np.float32)
+    """[A, 2] float32"""
+    on = np.array([planted.interests, planted.video_bursts], np.float32)
     return np.array([VIDEO_WEIGHTS[act] for act in ACTS], np.float32) * on
 
 
@@ -143,20 +178,17 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def live_logits(weights: np.ndarray, drivers: dict[str, np.ndarray], strength: np.ndarray) -> np.ndarray:
     """What the drivers [V] of live views add to the log odds of every act.  [V, A] float32
 
-    In a generous mood live passions are held back.  strength [V] is how much the user follows the first five drivers.
+    strength [V] is how much the user follows the first FOLLOWED drivers.
     """
     stack = np.stack([drivers[name] for name in DRIVERS], axis=1).astype(np.float32)  # [V, drivers]
-    stack[:, :5] *= strength[:, None]
-    stack[:, 4] *= np.where(drivers["mood"], -SPREE, 1)
+    stack[:, :FOLLOWED] *= strength[:, None]
     logits: np.ndarray = stack @ weights.T
     return logits
 
 
 def video_combinations(weights: np.ndarray) -> np.ndarray:
-    """Log odds of every act for each of the 8 combinations interest + 2 passion + 4 mood.  [8, A] float32"""
-    bits = (np.arange(8)[:, None] >> np.arange(3)) & 1  # [8, 3]
-    drivers = bits.astype(np.float32)
-    drivers[:, 1] *= np.where(drivers[:, 2] == 1, -SPREE, 1)
+    """Log odds of every act for each of the 4 combinations interest + 2 passion.  [4, A] float32"""
+    drivers = ((np.arange(4)[:, None] >> np.arange(2)) & 1).astype(np.float32)  # [4, 2]
     logits: np.ndarray = drivers @ weights.T
     return logits
 
@@ -170,32 +202,21 @@ def unconditional(given: np.ndarray) -> np.ndarray:
     return np.stack([reached[act] for act in TASK_ACTS.values()], axis=1)
 
 
-def glance_power(mood: np.ndarray) -> np.ndarray:
-    """A glance is GLANCE_MS times a uniform number to this power.  [V] float32"""
-    powers: np.ndarray = np.where(mood, *GLANCE_POWERS).astype(np.float32)
-    return powers
-
-
-def glance_likelihood(play_time: np.ndarray, mood: bool) -> np.ndarray:
-    """Density of glances, per GLANCE_MS.  [V]"""
-    power = GLANCE_POWERS[0 if mood else 1]
-    share = np.clip(play_time / GLANCE_MS, 1e-3, 1.0)
-    density: np.ndarray = share ** (1 / power - 1) / power
-    return density
-
-
-def play_times(live: bool, done: dict[str, np.ndarray], mood: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """ms watched, true to the acts: below, between or above the levels of an effective and a long view.  [V] int32
-
-    What is not clicked gets a glance, a longer one in a generous mood [V].
-    """
-    effective, long = LEVELS_MS["live" if live else "video"]
-    views = len(done["click"])
-    share = rng.random(views, np.float32)
-    play = np.where(done["click"], 500 + share * (effective - 500), GLANCE_MS * share ** glance_power(mood))
+def live_times(done: dict[str, np.ndarray], before: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """ms watched of live views, true to the acts.  before [V]: of what is no effective view.  [V] int32"""
+    effective, long = LEVELS_MS["live"]
+    play = np.clip(before, SHORTEST_MS, effective - 1)
     watched = np.flatnonzero(done["effective_view"])
-    play[watched] = effective * np.exp(share[watched] * np.float32(np.log(long / effective)))
+    share = rng.random(len(watched), np.float32)
+    play[watched] = effective * np.exp(share * np.float32(np.log(long / effective)))
     stayed = np.flatnonzero(done["long_view"])
     play[stayed] = np.minimum(long * (1 + rng.standard_exponential(len(stayed), np.float32)), LONGEST_MS)
     whole: np.ndarray = play.astype(np.int32)
     return np.where(done["effective_view"] & ~done["long_view"], np.clip(whole, effective, long - 1), whole)
+
+
+def video_times(clicked: np.ndarray, times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """ms watched of videos: `times` of what is clicked, a glance of the rest.  [V] int32"""
+    glances = SHORTEST_MS + (GLANCE_MS - SHORTEST_MS) * rng.random(len(times), np.float32)
+    play: np.ndarray = np.where(clicked, np.clip(times, SHORTEST_MS, LONGEST_MS), glances).astype(np.int32)
+    return play

@@ -25,6 +25,7 @@ from model.datasets.world import (
     FIRST_AUTHOR_ID,
     Authors,
     Planted,
+    cluster_of,
 )
 
 _TYPES = {"user_id": pa.int64(), "author_id": pa.int64(), "live_id": pa.int64(), "view_id": pa.int64()}
@@ -114,7 +115,7 @@ def _rooms(authors: Authors, day: int) -> Columns:
         "author_id": FIRST_AUTHOR_ID + number,
         "live_id": live_id,
         "tag": authors.room_tag[:, day],
-        "cluster": authors.cluster,
+        "cluster": cluster_of(number),
     }
 
 

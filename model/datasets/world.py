@@ -1,9 +1,8 @@
 """The hidden state of the simulated platform: what authors offer and what users are after.  Structures are switches.
 
 Tags and clusters are what a log shows of content.  A user has, hidden: interests (a few tags, which drift as videos
-are watched), passions (some of the interests in the video domain, clusters in the live domain, shown by rare strong
-acts alone), moods (stretches of views in which such acts come easily and say nothing), a community of authors, and
-familiar live authors.
+are watched), familiar clusters in the live domain, passions (some of either, shown by longer looks than at what
+surrounds them), an attention that swings slowly between short and long, and a community of authors.
 docs/data.md tells which part of FARM each is planted for.
 
 Letters: U users of a block, A authors, D days, G tags.
@@ -15,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from feature_store.schema import Domain
+from feature_store.schema import DOMAINS, Domain
 
-TAGS = 16
-CLUSTERS = 8
+TAGS = 12
+CLUSTERS = 16
 COMMUNITIES = 12
-AUTHOR_STEP = TAGS * COMMUNITIES  # an author's tag and community are digits of its number
+AUTHOR_STEP = CLUSTERS * COMMUNITIES  # an author's cluster and community are digits of its number
 FIRST_AUTHOR_ID = 100_001
 GROUPS = ("low", "mid", "high", "full")
 GROUP_SHARES = (0.35, 0.30, 0.20, 0.15)
@@ -30,11 +29,10 @@ GROUP_STRENGTH = (1.3, 1.15, 0.85, 0.7)  # how much a user of each group follows
 INTERESTS = 4  # tags
 INTEREST_VIDEOS = 240  # videos for which an interest lasts; one of the four changes every 60
 DEEP = 0.5  # share of interests that are passions
-LIVE_PASSIONS = 2  # clusters, in the live domain
-MOOD_SHARES: dict[Domain, float] = {"video": 0.5, "live": 0.4}  # of stretches that are generous
-MOOD_VIDEOS = 18  # videos between chances for the mood to change
-MOOD_REQUESTS = 4  # live requests between such chances
-FAMILIAR = 8  # live authors that a user is shown again and again
+FAMILIAR = 5  # clusters that a user is shown again and again in the live domain
+LIVE_DEEP = 0.5  # share of those that are passions
+SWING = 50  # views of a domain in which a user's attention swings once between short and long
+SWINGS = np.sin(2 * np.pi * np.arange(SWING) / SWING).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,9 @@ class Planted:
 
     interests: bool = True  # live clicks follow tags that only the video history shows
     drift: bool = True  # interests change slowly; off: they never do
-    video_bursts: bool = True  # passions shown by strong acts on videos, outside generous moods
+    video_bursts: bool = True  # passions, shown by longer looks at videos than at those around them
     live_bursts: bool = True  # the same in the live domain, for clusters
-    memory: bool = True  # authors whose rooms, as remembered, were on what is of interest now are clicked again
+    memory: bool = True  # clusters whose rooms, as remembered, were on what is of interest now are clicked
     communities: bool = True  # users see and click authors of their own community, which no attribute tells
     groups: bool = True  # less active users follow all of this more
     context: bool = True  # quality of authors, page, time of day
@@ -74,38 +72,42 @@ class Planted:
 
 @dataclass(frozen=True)
 class Authors:
-    """What is fixed about authors.  An author's number n gives its tag, n mod G, and its community."""
+    """What is fixed about authors.  An author's number n gives its cluster, n mod C, and its community."""
 
     count: int  # A
     quality: np.ndarray  # [A] float32
-    cluster: np.ndarray  # [A] int16
     room_tag: np.ndarray  # [A, D] int16: an author has one live room a day, each on a topic of its own
 
     @classmethod
     def create(cls, authors: int, days: int, seed: int) -> Authors:
-        """authors: rounded up to a whole number of (tag, community) pairs."""
+        """authors: rounded up to a whole number of (cluster, community) pairs."""
         count = -(-authors // AUTHOR_STEP) * AUTHOR_STEP
         rng = np.random.default_rng([seed, 0])
         quality = rng.standard_normal(count, np.float32)
-        cluster = rng.integers(0, CLUSTERS, count, np.int16)
         room_tag = np.stack([rng.integers(0, TAGS, count, np.int16) for _ in range(days)], axis=1)
-        return cls(count, quality, cluster, room_tag)
+        return cls(count, quality, room_tag)
 
     def live_id(self, author: np.ndarray, day: np.ndarray) -> np.ndarray:
         """[V] each -> [V] int64"""
         ids: np.ndarray = 1 + day * self.count + author
         return ids
 
-    def pick(self, tag: np.ndarray, community: np.ndarray, draw: np.ndarray) -> np.ndarray:
-        """An author of each tag and community [V], popular ones more often; draw uniform in [0, 1).  [V] int64"""
+    def pick(self, cluster: np.ndarray, community: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        """An author of each cluster and community [V], popular ones more often; draw uniform in [0, 1).  [V] int64"""
         rank = (draw * draw * (self.count // AUTHOR_STEP)).astype(np.int64)
-        authors: np.ndarray = tag + TAGS * (community + COMMUNITIES * rank)
+        authors: np.ndarray = cluster + CLUSTERS * (community + COMMUNITIES * rank)
         return authors
+
+
+def cluster_of(author: np.ndarray) -> np.ndarray:
+    """The content cluster of each author number.  [V]"""
+    clusters: np.ndarray = author % CLUSTERS
+    return clusters
 
 
 def community_of(author: np.ndarray) -> np.ndarray:
     """The community of each author number.  [V]"""
-    communities: np.ndarray = author // TAGS % COMMUNITIES
+    communities: np.ndarray = author // CLUSTERS % COMMUNITIES
     return communities
 
 
@@ -119,25 +121,20 @@ class People:
     interest_masks: np.ndarray  # [U, steps] uint32, one step every INTEREST_VIDEOS / INTERESTS videos
     passion_masks: np.ndarray  # [U, steps] uint32
     live_passion_mask: np.ndarray  # [U] uint32 of clusters
-    video_mood: np.ndarray  # [U, stretches] bool, generous or not
-    live_mood: np.ndarray  # [U, stretches] bool
-    mood_phase: np.ndarray  # [U, 2] where the first stretch begins, in videos and in live requests
+    phase: np.ndarray  # [U, 2] where in its swing the attention begins, in videos and in live views
     community: np.ndarray  # [U]
-    familiar: np.ndarray  # [U, FAMILIAR] author numbers
+    familiar: np.ndarray  # [U, FAMILIAR] clusters
 
     @classmethod
-    def create(
-        cls, group: np.ndarray, videos: int, requests: int, authors: Authors, planted: Planted, rng: np.random.Generator
-    ) -> People:
-        """group: [U].  videos, requests: the most of any user."""
+    def create(cls, group: np.ndarray, videos: int, planted: Planted, rng: np.random.Generator) -> People:
+        """group: [U].  videos: the most of any user."""
         users = len(group)
         stretches = 1 if not planted.drift else videos // INTEREST_VIDEOS + 2
         interests = rng.integers(0, TAGS, (users, INTERESTS, stretches), np.int16)
         tags = np.uint32(1) << interests.astype(np.uint32)
         deep = rng.random(interests.shape) < DEEP * planted.video_bursts
-        clusters = rng.integers(0, CLUSTERS, (users, LIVE_PASSIONS), np.int16)
-        moody = planted.video_bursts, planted.live_bursts
-        phase = rng.integers(0, (MOOD_VIDEOS, MOOD_REQUESTS), (users, 2))
+        familiar = np.argsort(rng.random((users, CLUSTERS), np.float32), axis=1)[:, :FAMILIAR]
+        live_deep = rng.random(familiar.shape) < LIVE_DEEP
         strength = np.array(GROUP_STRENGTH if planted.groups else [1.0] * len(GROUPS), np.float32)
         return cls(
             group=group,
@@ -145,12 +142,10 @@ class People:
             interests=interests,
             interest_masks=_masks(tags, videos),
             passion_masks=_masks(deep * tags, videos),
-            live_passion_mask=mask_of(clusters),
-            video_mood=rng.random((users, videos // MOOD_VIDEOS + 2)) < MOOD_SHARES["video"] * moody[0],
-            live_mood=rng.random((users, requests // MOOD_REQUESTS + 2)) < MOOD_SHARES["live"] * moody[1],
-            mood_phase=phase,
+            live_passion_mask=np.bitwise_or.reduce(live_deep * (np.uint32(1) << familiar.astype(np.uint32)), axis=1),
+            phase=rng.integers(0, SWING, (users, 2)),
             community=rng.integers(0, COMMUNITIES, users),
-            familiar=rng.integers(0, authors.count, (users, FAMILIAR)),
+            familiar=familiar,
         )
 
     def interest_of(self, user: np.ndarray, video: np.ndarray, slot: np.ndarray) -> np.ndarray:
@@ -173,21 +168,10 @@ class People:
         sets: np.ndarray = masks[user, step]
         return sets
 
-    def generous_video(self, user: np.ndarray, video: np.ndarray) -> np.ndarray:
-        """[V] bool"""
-        moods: np.ndarray = self.video_mood[user, (video + self.mood_phase[user, 0]) // MOOD_VIDEOS]
-        return moods
-
-    def generous_live(self, user: np.ndarray, request: np.ndarray) -> np.ndarray:
-        """[V] bool"""
-        moods: np.ndarray = self.live_mood[user, (request + self.mood_phase[user, 1]) // MOOD_REQUESTS]
-        return moods
-
-
-def mask_of(values: np.ndarray) -> np.ndarray:
-    """The values of the last axis as a bit set.  [..., n] -> [...] uint32"""
-    masks: np.ndarray = np.bitwise_or.reduce(np.uint32(1) << values.astype(np.uint32), axis=-1)
-    return masks
+    def swing(self, domain: Domain, user: np.ndarray, view: np.ndarray) -> np.ndarray:
+        """How long each user's attention is at its `view`-th view of the domain, from -1 to 1.  [V] float32"""
+        swings: np.ndarray = SWINGS[(view + self.phase[user, DOMAINS.index(domain)]) % SWING]
+        return swings
 
 
 def holds(mask: np.ndarray, value: np.ndarray) -> np.ndarray:

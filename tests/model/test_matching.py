@@ -64,3 +64,57 @@ def test_off_leaves_the_projections_apart(view: ModelView) -> None:
     assert plain.farm is not None
     key = plain.farm.targets["video"].projections.key.weight  # type: ignore[union-attr]
     assert not torch.equal(plain.query_candidate.weight.chunk(3)[0][:16, :24], key[:16, :24])
+
+
+def test_values_start_with_what_happened(fresh: Ranker) -> None:
+    """What was looked for is known to who asked: its columns weigh nothing at first."""
+    assert fresh.farm is not None
+    for name, target in fresh.farm.targets.items():
+        weight = target.projections.value.weight  # type: ignore[union-attr]
+        known = [columns for _, columns in shared_columns(fresh.view, "candidate", MASKS[name])]
+        assert all((weight[:, columns] == 0).all() for columns in known)
+        rest = weight.shape[1] - sum(columns.stop - columns.start for columns in known)
+        assert weight.std().item() * TABLE_STD * weight.shape[1] ** 0.5 == pytest.approx(1.0, rel=0.15), rest
+
+
+def test_preferences_of_histories_that_name_the_same_start_alike(fresh: Ranker, view: ModelView) -> None:
+    """h_video and h_live of the same authors are nearer than of others, before anything is learnt."""
+    assert fresh.farm is not None
+    video, live = fresh.farm.video_preference, fresh.farm.live_preference
+    assert video is not None
+    assert live is not None
+    authors = TABLE_STD * torch.randn(200, 24) / 50**0.5  # of a mean over 50 events
+    of_video, of_live = torch.zeros(200, view.width("video")), torch.zeros(200, view.width("live"))
+    of_video[:, field_columns(view, "video")["author_id"]] = authors
+    of_live[:, field_columns(view, "live")["author_id"]] = authors
+    h_video, h_live = (torch.nn.functional.normalize(p.mlp(x)) for p, x in ((video, of_video), (live, of_live)))
+    cosines = h_video @ h_live.T
+    assert cosines.diagonal().min() > 0.99
+    assert cosines.mean() < 0.8
+
+
+def test_filters_start_near_a_high_pass(fresh: Ranker, view: ModelView) -> None:
+    """Equal events keep most of their logit."""
+    assert fresh.farm is not None
+    for part, filters in (("video", fresh.farm.video_frequency), ("live", fresh.farm.live_frequency)):
+        assert filters is not None
+        x = TABLE_STD * torch.randn(20, view.history_length, view.width(part))
+        low, high = filters.gates(x, torch.ones(20, view.history_length, dtype=torch.bool))
+        assert low.max() < 0.3
+        assert high.min() > 0.8
+
+
+def test_buckets_of_a_number_start_in_order(fresh: Ranker) -> None:
+    """Each further bucket but one lies farther along a line, in every model that starts so."""
+    for model in (fresh, Ranker(ModelConfig(arch="ple"), fresh.view, TABLE_STD)):
+        rows = model.tables["video_play_time"].weight[1:]  # type: ignore[index]
+        places = (rows - rows[0]) @ (rows[-1] - rows[0])
+        assert (places[2:] > places[:-2]).all()
+
+
+def test_without_the_logit_all_starts_at_random(view: ModelView) -> None:
+    torch.manual_seed(0)
+    model = Ranker(ModelConfig(match_logit=0.0), view, TABLE_STD)
+    rows = model.tables["video_play_time"].weight[1:]  # type: ignore[index]
+    places = (rows - rows[0]) @ (rows[-1] - rows[0])
+    assert not (places[2:] > places[:-2]).all()

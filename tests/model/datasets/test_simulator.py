@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from feature_store.schema import default_schema
+from feature_store.schema import Domain, default_schema
 from model.datasets import blocks
 from model.datasets.logs import TASK_ACTS
-from model.datasets.outcomes import LEVELS_MS, RATES
+from model.datasets.outcomes import LEVELS_MS, RATES, WATCHING
 from model.datasets.prepared import PreparedError
 from model.datasets.simulator import Simulation, simulate
-from model.datasets.world import GROUPS, VIEWS_PER_DAY, Planted
+from model.datasets.world import COMMUNITIES, GROUPS, VIEWS_PER_DAY, Authors, Planted, community_of
 
 ACTS = default_schema().behaviours
 FILES = ("video_events", "live_events", "live_truth", "users", "authors")
@@ -181,3 +181,41 @@ def test_a_simulation_replaces_a_simulation(tmp_path: Path) -> None:
 def test_impossible_sizes_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least one user"):
         simulate(tmp_path / "logs", **wrong)  # type: ignore[arg-type]
+
+
+def first_block(users: int, planted: Planted) -> blocks.Block:
+    authors = Authors.create(users // 10, 4, seed=3)
+    info = Simulation(seed=3, users=users, authors=authors.count, first_day=blocks.FIRST_DAY, days=4)
+    return blocks.Block(blocks.Platform(info, authors, planted), 0)
+
+
+@pytest.mark.parametrize("domain", ["video", "live"])
+def test_times_swing_slowly_and_passions_stand_out(domain: Domain) -> None:
+    """Of the time watched, most is the swing; without it, a passion is seen at once."""
+    block = first_block(300, Planted())
+    frame = block.tables()[f"{domain}_events"]
+    told = np.flatnonzero(frame["click"] if domain == "video" else ~frame["effective_view"])
+    law, logs = WATCHING[domain], np.log(frame["play_time"][told])
+    assert np.corrcoef(logs, frame["swing"][told])[0, 1] > 0.8
+    if domain == "live":
+        passion = frame["live_passion"][told]
+        off = logs - law.swing * frame["swing"][told]
+        assert off[passion].mean() - off[~passion].mean() == pytest.approx(law.passion, abs=0.1)
+        assert abs(logs[passion].mean() - logs[~passion].mean()) < logs.std()
+
+
+def test_users_meet_their_community_in_both_domains() -> None:
+    block = first_block(300, Planted())
+    for domain, frame in (("video", block.videos()[0]), ("live", block.rooms())):
+        planted = blocks.VIDEO_COMMUNITY if domain == "video" else blocks.LIVE_COMMUNITY
+        own = community_of(frame["author"]) == block.people.community[frame["user"]]
+        assert own.mean() == pytest.approx(planted + (1 - planted) / COMMUNITIES, abs=0.02)
+
+
+def test_what_is_remembered_is_no_trait_of_the_room() -> None:
+    """So no model finds it in the candidate and one history alone: interest and memory hardly agree."""
+    block = first_block(300, Planted())
+    block.videos()
+    rooms = block.rooms()
+    assert 0.1 < rooms["memory"].std() < 0.4
+    assert np.corrcoef(rooms["memory"], rooms["interest"])[0, 1] < 0.5
