@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from feature_store import backup as files
-from feature_store.event_log import EventLog
-from feature_store.events import FUTURE_LIMIT_MS
+from feature_store.events.log import EventLog
+from feature_store.events.parse import FUTURE_LIMIT_MS
 from feature_store.ids import to_id64
 from feature_store.records import known_at
 from feature_store.schema import DOMAINS, MISSING, RecordSchema, widen

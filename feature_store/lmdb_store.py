@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 import lmdb
 import numpy as np
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.lmdb_environment import MAP_SIZE, Environment, Txn
 from feature_store.merge import (
     as_events,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.records import Pieces, UserBatch, known_at, known_users, require_dtype, stamp
 from feature_store.schema import MISSING, Domain, RecordSchema, widen
 

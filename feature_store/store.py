@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.records import UserBatch, UserRecord
 from feature_store.schema import RecordSchema
 
 if TYPE_CHECKING:
-    from feature_store.redis_settings import RedisSettings
+    from feature_store.redis.settings import RedisSettings
 
 REDIS_SCHEMES = (
     "redis",
@@ -146,7 +146,7 @@ def open_store(
     if not separator or scheme not in SCHEMES:
         raise StoreError(f"store {url!r}: unknown scheme; known are {', '.join(f'{name}://' for name in SCHEMES)}")
     if scheme in REDIS_SCHEMES:
-        from feature_store.redis_store import RedisStore  # a backend's library is loaded only by who uses it
+        from feature_store.redis.store import RedisStore  # a backend's library is loaded only by who uses it
 
         return RedisStore(url, schema, create, settings)
     if not rest:

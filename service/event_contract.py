@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from feature_store.events import LEAST_TIME_MS, MAX_EVENTS, RECORDS
+from feature_store.events.parse import LEAST_TIME_MS, MAX_EVENTS, RECORDS
 from feature_store.schema import EVENT_KEYS, RecordSchema, StoredField
 
 EVENTS_REQUEST = "EventsRequest"

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import orjson
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import LogBusy, NotDurable
-from feature_store.events import MAX_ERRORS, InvalidEvent, parse_events
+from feature_store.events.batch import EventBatch
+from feature_store.events.log import LogBusy, NotDurable
+from feature_store.events.parse import MAX_ERRORS, InvalidEvent, parse_events
 from feature_store.schema import RecordSchema
 from feature_store.store import StoreError
 from service.errors import (

@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 
 MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_TYPE = CONTENT_TYPE_LATEST

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from feature_store.redis_url import redact
-from feature_store.sink import Sink, open_sink
+from feature_store.events.sink import Sink, open_sink
+from feature_store.redis.url import redact
 from feature_store.store import FeatureStore, StoreError, open_store
 from feature_store.view import ModelView
 from model.artifact.engine import Engine

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from feature_store.event_log import GROUP
+from feature_store.events.log import GROUP
 from loadtest.bench.event_processes import Worker
 from loadtest.proxy import TcpProxy, tcp_proxy
 from loadtest.redis_servers import Cluster, Server, cluster, valkey, wait_until

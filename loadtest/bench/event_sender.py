@@ -19,8 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from feature_store.event_log import EventLog, LogBusy
-from feature_store.events import parse_events
+from feature_store.events.log import EventLog, LogBusy
+from feature_store.events.parse import parse_events
 from feature_store.store import StoreError, open_store
 from loadtest.bench.event_traffic import Event, Traffic
 from service.client import RankClient, RankError

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from feature_store.event_log import EventLog
+from feature_store.events.log import EventLog
 from feature_store.schema import widen
 from feature_store.store import open_store
 from loadtest.bench.event_faults import SCENARIOS, Place, Scenario, Stage

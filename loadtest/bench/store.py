@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from feature_store.lmdb_store import LmdbStore
-from feature_store.redis_store import RedisStore
+from feature_store.redis.store import RedisStore
 from feature_store.schema import RecordSchema, default_schema
 from feature_store.store import FeatureStore
 from loadtest.bench.store_data import START_MS, Traffic, author_records, user_batches, user_ids

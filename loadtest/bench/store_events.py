@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import EventLog
+from feature_store.events.batch import EventBatch
+from feature_store.events.log import EventLog
 from feature_store.records import known_at
-from feature_store.redis_store import RedisStore
+from feature_store.redis.store import RedisStore
 from loadtest.bench.event_processes import Child, running
 from loadtest.bench.store_load import server_cpu_s
 

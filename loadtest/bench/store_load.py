@@ -14,7 +14,7 @@ import numpy as np
 
 from feature_store.lmdb_store import LmdbStore
 from feature_store.records import UserBatch
-from feature_store.redis_store import RedisStore
+from feature_store.redis.store import RedisStore
 from feature_store.schema import RecordSchema, widen
 from feature_store.store import FeatureStore
 from loadtest.bench.store_data import START_MS

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.records import UserBatch, records_from_columns
 from feature_store.schema import Domain, RecordSchema
 from feature_store.store import FeatureStore

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_store.author_cache import AuthorCache
 from feature_store.records import records_from_columns
+from feature_store.redis.author_cache import AuthorCache
 from feature_store.schema import MISSING, RecordSchema
 
 

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Iterator
 import numpy as np
 import pytest
 
-from feature_store.dead_letters import TTL_S, DeadLetter, Replay
-from feature_store.event_batch import EventBatch, EventBatchError
-from feature_store.event_log import EventLog
+from feature_store.events.batch import EventBatch, EventBatchError
+from feature_store.events.dead_letters import TTL_S, DeadLetter, Replay
+from feature_store.events.log import EventLog
 from feature_store.records import records_from_columns
-from feature_store.redis_link import RedisLink
-from feature_store.redis_settings import RedisSettings
+from feature_store.redis.link import RedisLink
+from feature_store.redis.settings import RedisSettings
 from feature_store.schema import RecordSchema
 from loadtest.redis_servers import Server, valkey
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from feature_store.event_batch import EventBatch, EventBatchError
+from feature_store.events.batch import EventBatch, EventBatchError
 from feature_store.records import records_from_columns
 from feature_store.schema import RecordSchema, widen
 

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager
 import numpy as np
 import pytest
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import GROUP, EventLog, LogBusy, LogGap, NotDurable
-from feature_store.redis_link import RedisLink
-from feature_store.redis_settings import RedisSettings
+from feature_store.events.batch import EventBatch
+from feature_store.events.log import GROUP, EventLog, LogBusy, LogGap, NotDurable
+from feature_store.redis.link import RedisLink
+from feature_store.redis.settings import RedisSettings
 from feature_store.schema import RecordSchema
 from feature_store.store import StoreError
 from loadtest.redis_servers import Server, cluster, valkey, wait_until

@@ -8,17 +8,19 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import GROUP, EventLog
-from feature_store.event_worker import EventWorker, WorkerSettings, pause_s
+from feature_store.events.batch import EventBatch
+from feature_store.events.group import GroupConsumer
+from feature_store.events.log import GROUP, EventLog
+from feature_store.events.worker import EventWorker, WorkerSettings, pause_s
 from feature_store.merge import merge_histories
-from feature_store.redis_settings import RedisSettings
-from feature_store.redis_store import RedisStore
+from feature_store.redis.settings import RedisSettings
+from feature_store.redis.store import RedisStore
 from feature_store.schema import MISSING, RecordSchema
 from loadtest.redis_servers import Server, cluster, valkey, wait_until
 
@@ -33,8 +35,8 @@ PATIENCE_S = 20.0
 
 WORKER = """
 import asyncio, sys
-from feature_store.event_log import EventLog
-from feature_store.event_worker import EventWorker, WorkerSettings
+from feature_store.events.log import EventLog
+from feature_store.events.worker import EventWorker, WorkerSettings
 from feature_store.store import open_store
 
 async def work():
@@ -354,3 +356,20 @@ def kill_a_worker_at_work(server: Server) -> int:
 def test_pauses_grow_up_to_a_limit() -> None:
     assert [pause_s(failures, 30_000) for failures in range(1, 9)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert [pause_s(failures, 1000) for failures in range(1, 4)] == [0.1, 0.2, 0.25]
+
+
+def test_entries_whose_delivery_was_lost_are_merged_at_once(
+    run: Callable[[Work], None], schema: RecordSchema, make_batch: Batches
+) -> None:
+    """The server gave them to this worker, and the answer never came; nobody else may claim them for an hour."""
+
+    async def work(store: RedisStore, log: EventLog) -> None:
+        await log.append(make_batch(100))
+        await log.lag()  # makes the groups
+        for partition in range(PARTITIONS):
+            assert await GroupConsumer(log, partition, "test").read(100, 50)
+        async with working(log, store, settings=replace(QUICK, claim_idle_ms=3_600_000)):
+            await merged(log)
+        assert_same(await histories(store), expected(schema, make_batch(100)))
+
+    run(work)

@@ -6,7 +6,14 @@ import numpy as np
 import orjson
 import pytest
 
-from feature_store.events import FUTURE_LIMIT_MS, LEAST_TIME_MS, MAX_ERRORS, InvalidEvent, parse_events, parse_lines
+from feature_store.events.parse import (
+    FUTURE_LIMIT_MS,
+    LEAST_TIME_MS,
+    MAX_ERRORS,
+    InvalidEvent,
+    parse_events,
+    parse_lines,
+)
 from feature_store.ids import to_id64
 from feature_store.records import known_at
 from feature_store.schema import MISSING, RecordSchema, StoredField, widen

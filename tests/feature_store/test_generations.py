@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from builders import START_MS, users_of_events, views
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import EventLog, LogGap
-from feature_store.event_worker import EventWorker, WorkerSettings
-from feature_store.generations import Load, Loading
-from feature_store.redis_settings import RedisSettings
-from feature_store.redis_store import RedisStore
+from feature_store.events.batch import EventBatch
+from feature_store.events.log import EventLog, LogGap
+from feature_store.events.worker import EventWorker, WorkerSettings
+from feature_store.redis.generations import Load, Loading
+from feature_store.redis.settings import RedisSettings
+from feature_store.redis.store import RedisStore
 from feature_store.schema import RecordSchema
 from feature_store.store import StoreError
 

@@ -13,7 +13,7 @@ import lmdb
 import numpy as np
 from builders import author_updates, views
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.lmdb_store import LmdbStore
 from feature_store.schema import default_schema
 from feature_store.store import open_store

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from builders import author_updates, users_of_events
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.lmdb_store import LmdbStore
 from feature_store.schema import RecordSchema
 from feature_store.store import StoreError, open_store

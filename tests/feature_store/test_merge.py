@@ -12,7 +12,7 @@ from builders import author_updates, user_updates, views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.merge import drop_erased, merge_attributes, merge_authors, merge_batch, merge_histories
 from feature_store.records import UserBatch, pieces, records_from_columns
 from feature_store.schema import MISSING, RecordSchema, default_schema, widen

@@ -16,9 +16,9 @@ import pytest
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from feature_store.redis_errors import ACL_RULES
-from feature_store.redis_link import RedisLink, as_store_error
-from feature_store.redis_settings import RedisSettings
+from feature_store.redis.errors import ACL_RULES
+from feature_store.redis.link import RedisLink, as_store_error
+from feature_store.redis.settings import RedisSettings
 from feature_store.store import StoreError
 from loadtest.redis_servers import (
     Cluster,

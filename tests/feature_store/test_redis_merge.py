@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from feature_store.merge import merge_histories
-from feature_store.redis_functions import merge_library
+from feature_store.redis.functions import merge_library
 from feature_store.schema import MISSING, RecordSchema, StoredField, default_schema
 from loadtest.redis_servers import valkey
 

@@ -11,8 +11,8 @@ import pytest
 import redis
 from builders import author_updates, users_of_events, views
 
-from feature_store.redis_settings import RedisSettings
-from feature_store.redis_store import RedisStore
+from feature_store.redis.settings import RedisSettings
+from feature_store.redis.store import RedisStore
 from feature_store.schema import RecordSchema, default_schema
 from feature_store.store import Applied, StoreError
 from loadtest.redis_servers import Server, valkey
@@ -375,3 +375,19 @@ def test_stats_tell_what_a_user_costs(backend_url: str) -> None:
         assert str(stats.detail["version"]).startswith("Valkey")
 
     run(backend_url, work)
+
+
+@on_one
+def test_closing_ends_whatever_the_pointer_is_doing(backend_url: str) -> None:
+    """A cancellation may be swallowed on its way (Python 3.11); closing must end all the same."""
+
+    async def work(store: RedisStore) -> None:
+        async with asyncio.timeout(20):
+            for number in range(100):
+                await store.read(1, [])
+                await asyncio.sleep(0.0005 * (number % 7))
+                for _ in range(number % 5):
+                    await asyncio.sleep(0)
+                await store.close()
+
+    run(backend_url, work, QUICK.model_copy(update={"pointer_cache_s": 0.0005}))

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from feature_store.redis_check import refusal
-from feature_store.redis_link import RedisLink, redact
-from feature_store.redis_settings import RedisSettings
-from feature_store.redis_url import parse_url
+from feature_store.redis.check import refusal
+from feature_store.redis.link import RedisLink, redact
+from feature_store.redis.settings import RedisSettings
+from feature_store.redis.url import parse_url
 from feature_store.store import StoreError
 
 SECRET = "correct/horse@battery"  # has to be encoded in a URL

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import EventLog
+from feature_store.events.batch import EventBatch
+from feature_store.events.log import EventLog
+from feature_store.events.sink import open_sink
 from feature_store.schema import RecordSchema
-from feature_store.sink import open_sink
 from feature_store.store import open_store
 from loadtest.redis_servers import valkey
 

@@ -19,7 +19,7 @@ from builders import OpenBackend, author_updates, user_updates, views
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.schema import MISSING, Domain, RecordSchema, default_schema, widen
 from feature_store.store import FeatureStore, StoreAnswer
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from builders import BACKENDS, START_MS, OpenBackend, author_updates, user_updates, users_of_events, views
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.ids import to_id64
 from feature_store.records import TIME_LIMIT, UserBatch, UserRecord, records_from_columns
 from feature_store.schema import MISSING, Domain, RecordSchema, StoredField, default_schema, widen

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from feature_store.events import parse_events
+from feature_store.events.parse import parse_events
 from feature_store.schema import default_schema
 from feature_store.store import open_store
 from loadtest.bench import events

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.lmdb_store import LmdbStore
 from feature_store.merge import merge_batch, merge_users
 from feature_store.schema import default_schema

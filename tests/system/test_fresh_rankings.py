@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from feature_store.event_log import EventLog
-from feature_store.event_worker import EventWorker
+from feature_store.events.log import EventLog
+from feature_store.events.worker import EventWorker
 from feature_store.store import open_store
 from loadtest.process import ServiceProcess, running_service
 from loadtest.redis_servers import Server, valkey

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from feature_store.event_log import GROUP, EventLog
+from feature_store.events.log import GROUP, EventLog
 
-NEW = ">"
+NEW, OWN = ">", "0"
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,14 @@ class GroupConsumer:
 
     async def read(self, count: int, block_ms: int) -> list[LogEntry]:
         """At most `count` entries that were not delivered yet; none when none came within block_ms."""
-        with self._log.link.errors():
-            found = await self._log.client.xreadgroup(GROUP, self._name, {self._key: NEW}, count, block_ms)
-        return [_entry(entry, 1) for _, entries in found for entry in entries]
+        return await self._read(NEW, count, block_ms)
+
+    async def missed(self, count: int) -> list[LogEntry]:
+        """At most `count` entries that were delivered to this consumer and not acknowledged, oldest first.
+
+        The answer that brought them may have been lost with its connection.
+        """
+        return await self._read(OWN, count, None)
 
     async def claim(self, idle_ms: int) -> LogEntry | None:
         """The oldest entry that its consumer has left alone for idle_ms; None when there is none.
@@ -57,6 +62,11 @@ class GroupConsumer:
         """They are merged, or dead letters."""
         with self._log.link.errors():
             await self._log.client.xack(self._key, GROUP, *ids)
+
+    async def _read(self, after: str, count: int, block_ms: int | None) -> list[LogEntry]:
+        with self._log.link.errors():
+            found = await self._log.client.xreadgroup(GROUP, self._name, {self._key: after}, count, block_ms)
+        return [_entry(entry, 1) for _, entries in found for entry in entries]
 
 
 def _entry(one: tuple[bytes, dict[bytes, bytes]], deliveries: int) -> LogEntry:

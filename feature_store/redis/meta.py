@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from feature_store.redis_keys import RedisKeys
-from feature_store.redis_link import RedisLink
+from feature_store.redis.keys import RedisKeys
+from feature_store.redis.link import RedisLink
 from feature_store.schema import RecordSchema, default_schema
 from feature_store.store import StoreError, require_same_schema
 

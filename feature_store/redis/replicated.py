@@ -12,8 +12,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import MovedError
 
-from feature_store.redis_cluster import SteadyCluster
-from feature_store.redis_link import RedisLink
+from feature_store.redis.cluster import SteadyCluster
+from feature_store.redis.link import RedisLink
 from feature_store.store import StoreError
 
 Command = tuple[str, Sequence[Any]]

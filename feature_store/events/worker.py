@@ -13,12 +13,14 @@ import time
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_group import GroupConsumer, LogEntry
-from feature_store.event_log import EventLog
-from feature_store.event_metrics import count_applied, count_dead, set_lag
-from feature_store.redis_store import RedisStore
+from feature_store.events.batch import EventBatch
+from feature_store.events.group import GroupConsumer, LogEntry
+from feature_store.events.log import EventLog
+from feature_store.events.metrics import count_applied, count_dead, set_lag
+from feature_store.redis.store import RedisStore
 from feature_store.store import Applied, StoreError
+
+_MISSED_EVERY_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class _Partition:
     def __init__(self, log: EventLog, store: RedisStore, consumer: GroupConsumer, settings: WorkerSettings) -> None:
         self._log, self._store, self._consumer, self._settings = log, store, consumer, settings
         self._in_hand: dict[bytes, LogEntry] = {}  # delivered to this worker, neither merged nor dead; by id
-        self._claim_at = 0.0  # monotonic time
+        self._missed_at = self._claim_at = 0.0  # monotonic time
         self._target = store.into(store.generation)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -102,6 +104,11 @@ class _Partition:
 
     async def _take(self) -> list[LogEntry]:
         now = time.monotonic()
+        if now >= self._missed_at:  # an answer may be lost, and the client library may ask again without a word
+            missed = await self._consumer.missed(self._settings.read_entries)
+            if missed:
+                return missed
+            self._missed_at = now + _MISSED_EVERY_S
         if now >= self._claim_at:
             claimed = await self._consumer.claim(self._settings.claim_idle_ms)
             if claimed is not None:

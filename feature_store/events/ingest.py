@@ -15,13 +15,13 @@ from typing import Any
 
 from prometheus_client import start_http_server
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import EventLog, LogBusy
-from feature_store.event_worker import EventWorker
-from feature_store.events import MAX_EVENTS, InvalidEvent, parse_lines
-from feature_store.redis_store import RedisStore
+from feature_store.events.batch import EventBatch
+from feature_store.events.log import EventLog, LogBusy
+from feature_store.events.parse import MAX_EVENTS, InvalidEvent, parse_lines
+from feature_store.events.sink import Sink, open_sink
+from feature_store.events.worker import EventWorker, WorkerSettings
+from feature_store.redis.store import RedisStore
 from feature_store.schema import RecordSchema
-from feature_store.sink import Sink, open_sink
 from feature_store.store import FeatureStore, StoreError, open_store
 
 _LISTED = 100  # dead letters
@@ -72,7 +72,7 @@ async def work(url: str, metrics_port: int | None, say: Say) -> None:
             server, _ = start_http_server(metrics_port, "127.0.0.1")
             say(f"metrics on http://127.0.0.1:{server.server_port}/metrics")
         say(f"worker {name} merges the log of {store.link.where}")
-        await EventWorker(log, store, name).run(stop)
+        await EventWorker(log, store, name, WorkerSettings(claim_idle_ms=store.settings.claim_idle_ms)).run(stop)
     say("stopped")
 
 

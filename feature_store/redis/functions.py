@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from redis.exceptions import ResponseError
 
-from feature_store.redis_link import RedisLink
-from feature_store.redis_replicated import write_replicated
+from feature_store.redis.link import RedisLink
+from feature_store.redis.replicated import write_replicated
 from feature_store.schema import RecordSchema, StoredField
 
 Reply = int | bytes
@@ -48,7 +48,7 @@ class MergeLibrary:
 
 def merge_library(schema: RecordSchema) -> MergeLibrary:
     """The library for stores of a schema."""
-    source = resources.files("feature_store").joinpath("merge.lua").read_text()
+    source = resources.files("feature_store.redis").joinpath("merge.lua").read_text()
     body = f"{_layout(schema)}\n{source}"
     name = f"farm_{blake2b(body.encode(), digest_size=4).hexdigest()}"
     return MergeLibrary(name, f'#!lua name={name}\nlocal LIBRARY = "{name}"\n{body}')

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.merge import as_events, drop_erased, merge_authors, merge_batch, merge_users
 from feature_store.records import Pieces, UserBatch, stamp
-from feature_store.redis_codec import raw_pieces
-from feature_store.redis_functions import Call, MergeFunctions, Reply
-from feature_store.redis_keys import RedisKeys
-from feature_store.redis_link import RedisLink
+from feature_store.redis.codec import raw_pieces
+from feature_store.redis.functions import Call, MergeFunctions, Reply
+from feature_store.redis.keys import RedisKeys
+from feature_store.redis.link import RedisLink
 from feature_store.schema import RecordSchema, widen
 
 _CALLS_AT_ONCE = 250  # of one trip; with whole histories to merge they keep the server for about 0.1 s

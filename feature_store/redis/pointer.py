@@ -8,8 +8,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from feature_store.redis_keys import RedisKeys
-from feature_store.redis_link import RedisLink
+from feature_store.redis.keys import RedisKeys
+from feature_store.redis.link import RedisLink
 from feature_store.store import StoreError
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ class ActivePointer:
             self._loop, self._task = loop, loop.create_task(self._follow())
 
     async def _follow(self) -> None:
-        while True:
+        # wait_for of Python 3.11, which redis-py sends with, swallows a cancellation that comes as its work is done.
+        while self._task is asyncio.current_task():
             await asyncio.sleep(self._cache_s)
             try:
                 await self.read()

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from feature_store.event_batch import EventBatch, EventBatchError
-from feature_store.redis_link import RedisLink
+from feature_store.events.batch import EventBatch, EventBatchError
+from feature_store.redis.link import RedisLink
 from feature_store.schema import RecordSchema
 
 MAX_LETTERS = 100_000

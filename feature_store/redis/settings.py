@@ -42,6 +42,7 @@ class RedisSettings(BaseSettings):
     wait_ms: int = Field(default=200, ge=1)  # for the replica
     partitions: int = Field(default=8, ge=1, le=256)  # of the event log; fixed when the namespace is made
     max_lag: int = Field(default=100_000, ge=1)  # entries of a partition not yet merged; beyond it events are refused
+    claim_idle_ms: int = Field(default=30_000, ge=100)  # after which a dead worker's entries go to another one
     log_entries: int = Field(default=250_000, ge=1)  # of a partition, kept for replay
 
     @model_validator(mode="after")

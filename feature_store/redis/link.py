@@ -17,12 +17,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from feature_store.redis_check import refusal, server_name
-from feature_store.redis_cluster import SteadyCluster
-from feature_store.redis_connect import Client, make_client, make_node, node_options, require_tls_files
-from feature_store.redis_errors import REDIS_ERRORS, as_store_error, first_contact, store_errors
-from feature_store.redis_settings import RedisSettings
-from feature_store.redis_url import RedisUrl, parse_url, redact
+from feature_store.redis.check import refusal, server_name
+from feature_store.redis.cluster import SteadyCluster
+from feature_store.redis.connect import Client, make_client, make_node, node_options, require_tls_files
+from feature_store.redis.errors import REDIS_ERRORS, as_store_error, first_contact, store_errors
+from feature_store.redis.settings import RedisSettings
+from feature_store.redis.url import RedisUrl, parse_url, redact
 from feature_store.store import StoreError
 
 __all__ = ["REDIS_ERRORS", "RedisLink", "as_store_error", "redact", "store_errors"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from feature_store.redis_settings import NAMESPACE_PATTERN
+from feature_store.redis.settings import NAMESPACE_PATTERN
 from feature_store.store import StoreError
 
 Kind = Literal["plain", "unix", "sentinel", "cluster"]

@@ -2,7 +2,7 @@
 
 Where the log stands is noted first.  What is appended from then on is replayed into the new generation after the load,
 up to the end; then one pointer is switched, and what was appended until then is replayed too.  A worker acknowledges an
-entry only when the generation it merged it into is still the one that is read (event_worker), so every event is in the
+entry only when the generation it merged it into is still the one that is read (feature_store.events.worker), so every event is in the
 new generation by one way or the other, and twice does no harm.
 
     farm:<ns>:load       hash: source, generation, position:<partition>, done:<step>; for a day after the last step
@@ -19,8 +19,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from feature_store.event_log import EventLog
-from feature_store.redis_store import RedisStore
+from feature_store.events.log import EventLog
+from feature_store.redis.store import RedisStore
 from feature_store.store import StoreError
 
 LOCK_MS = 30_000
@@ -74,10 +74,12 @@ class Loading:
                     f"store {self._link.where}: {who} is loading; wait for it"
                     f" (its lock is given up {LOCK_MS // 1000} s after it died)"
                 )
-        alive = asyncio.create_task(self._stay_alive(lock))
+        ended = asyncio.Event()
+        alive = asyncio.create_task(self._stay_alive(lock, ended))
         try:
             yield
         finally:
+            ended.set()
             alive.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await alive
@@ -143,8 +145,8 @@ class Loading:
         pipe.expire(self._key, KEPT_S)
         await pipe.execute()
 
-    async def _stay_alive(self, lock: str) -> None:
-        while True:
+    async def _stay_alive(self, lock: str, ended: asyncio.Event) -> None:
+        while not ended.is_set():  # a cancellation may be swallowed, as in redis_pointer
             await asyncio.sleep(LOCK_MS / 3000)
             with contextlib.suppress(StoreError), self._link.errors():
                 await self._link.client.pexpire(lock, LOCK_MS)

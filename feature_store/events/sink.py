@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from feature_store.event_batch import EventBatch
-from feature_store.event_log import EventLog
-from feature_store.event_metrics import count_applied
+from feature_store.events.batch import EventBatch
+from feature_store.events.log import EventLog
+from feature_store.events.metrics import count_applied
 from feature_store.store import FeatureStore
 
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import orjson
 
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.ids import to_id64
 from feature_store.records import records_from_columns
 from feature_store.schema import MISSING, RecordSchema, StoredField

@@ -29,9 +29,9 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MaxConnectionsError, ReadOnlyError
 
-from feature_store.redis_cluster import SteadyCluster
-from feature_store.redis_settings import RedisSettings
-from feature_store.redis_url import RedisUrl
+from feature_store.redis.cluster import SteadyCluster
+from feature_store.redis.settings import RedisSettings
+from feature_store.redis.url import RedisUrl
 from feature_store.store import StoreError
 
 Client = Redis | SteadyCluster

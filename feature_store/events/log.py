@@ -1,7 +1,7 @@
 """The durable log of events: Redis Streams, one a partition, with one consumer group that merges them.
 
 Appending is acknowledged per partition.  A request that failed half way is sent again by the client, and the merge
-makes that harmless.  Applying and acknowledging are separate steps on separate slots (event_worker): an entry that was
+makes that harmless.  Applying and acknowledging are separate steps on separate slots (feature_store.events.worker): an entry that was
 applied and not acknowledged is applied again, which the merge makes harmless too.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from feature_store.dead_letters import DeadLetters
-from feature_store.event_batch import EventBatch, EventBatchError
-from feature_store.redis_link import RedisLink, as_store_error
-from feature_store.redis_replicated import NotDurable, write_replicated
+from feature_store.events.batch import EventBatch, EventBatchError
+from feature_store.events.dead_letters import DeadLetters
+from feature_store.redis.link import RedisLink, as_store_error
+from feature_store.redis.replicated import NotDurable, write_replicated
 from feature_store.schema import RecordSchema
 from feature_store.store import FeatureStore, StoreError
 
@@ -75,7 +75,7 @@ class EventLog:
     @classmethod
     def of(cls, store: FeatureStore) -> EventLog | None:
         """The log beside a store; None when the store is one that merges at once."""
-        from feature_store.redis_store import RedisStore
+        from feature_store.redis.store import RedisStore
 
         return cls(store.link, store.schema) if isinstance(store, RedisStore) else None
 
@@ -89,7 +89,7 @@ class EventLog:
         return f"{self._prefix}:log:{partition}"
 
     async def accept(self, batch: EventBatch) -> None:
-        """As a Sink (feature_store.sink)."""
+        """As a Sink (feature_store.events.sink)."""
         await self.append(batch)
 
     async def append(self, batch: EventBatch) -> None:
@@ -187,7 +187,7 @@ class EventLog:
         """Remove the oldest entries that are merged, down to about `log_entries` a partition; returns how many.
 
         Entries that are not merged stay, however many they are, and so do those that a load will replay
-        (feature_store.generations).
+        (feature_store.redis.generations).
         """
         removed = 0
         with self.link.errors():

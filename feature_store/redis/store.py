@@ -18,18 +18,18 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from redis.asyncio import RedisCluster
 
-from feature_store.author_cache import AuthorCache, Authors, Rooms
-from feature_store.event_batch import EventBatch
+from feature_store.events.batch import EventBatch
 from feature_store.merge import require_events, users_times
 from feature_store.records import CorruptRecord, UserBatch, UserRecord, known_users
-from feature_store.redis_codec import USER_FIELDS, RedisCodec
-from feature_store.redis_keys import RedisKeys
-from feature_store.redis_link import RedisLink
-from feature_store.redis_meta import open_namespace
-from feature_store.redis_pointer import ActivePointer
-from feature_store.redis_scan import Scanner
-from feature_store.redis_settings import RedisSettings
-from feature_store.redis_writer import RedisWriter
+from feature_store.redis.author_cache import AuthorCache, Authors, Rooms
+from feature_store.redis.codec import USER_FIELDS, RedisCodec
+from feature_store.redis.keys import RedisKeys
+from feature_store.redis.link import RedisLink
+from feature_store.redis.meta import open_namespace
+from feature_store.redis.pointer import ActivePointer
+from feature_store.redis.scan import Scanner
+from feature_store.redis.settings import RedisSettings
+from feature_store.redis.writer import RedisWriter
 from feature_store.schema import RecordSchema
 from feature_store.store import Applied, StoreAnswer, StoreError, StoreStats
 

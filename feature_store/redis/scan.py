@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from feature_store.redis_keys import ids_of
-from feature_store.redis_link import RedisLink
+from feature_store.redis.keys import ids_of
+from feature_store.redis.link import RedisLink
 
 _KEYS_AT_ONCE = 1000  # looked at in one trip, not all of which are of the kind
 _SAMPLE = 100  # keys whose size is asked for

@@ -1,0 +1,1 @@
+"""Events: what they are, the durable log they enter by, and the workers that merge them."""
