@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,14 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer
 
 from farm import app
 from loadtest.process import running_service
+from loadtest.redis_servers import valkey, wait_until
 
 ROOT = Path(__file__).parent.parent
 RANKING = ["prepare", "train", "evaluate", "export", "materialize", "serve", "rank"]
+FRESH = ["materialize", "serve", "ingest"]
 REAL = ROOT.parent / "shared" / "data" / "kuairand_pure"
 
 
@@ -39,8 +43,7 @@ def farm(words: list[str], folder: Path, **environment: str) -> str:
 
 def test_the_readme_shows_the_way_from_logs_to_a_ranking() -> None:
     verbs = [words[0] for words in readme_commands()]
-    assert verbs[:-2] == RANKING
-    assert verbs[-2:] == ["study", "report"]
+    assert verbs == RANKING + FRESH + ["study", "report"]
 
 
 @pytest.mark.parametrize("words", readme_commands(), ids=lambda words: words[0])
@@ -75,3 +78,30 @@ def test_the_readmes_commands_take_real_logs_to_a_ranking(tmp_path: Path) -> Non
         assert candidate.partition(":")[0] in shown
     assert "wtr" in shown
     assert "degraded" not in shown
+
+
+def test_the_readmes_event_reaches_the_history(workshop: Path, artifact: Path, tmp_path: Path) -> None:
+    """The block about Redis, with a server of its own and the small model."""
+    materialize, serve, work = readme_commands()[len(RANKING) : len(RANKING) + len(FRESH)]
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "prepared").symlink_to(workshop / "prepared")
+    (event,) = re.findall(r"/events .*? -d '(.*?)'", (ROOT / "README.md").read_text(), re.DOTALL)
+    with valkey() as server:
+
+        def at_server(words: list[str]) -> list[str]:
+            return [word.replace("redis://127.0.0.1:6379", server.url) for word in words]
+
+        farm(at_server(materialize), tmp_path)
+        worker = subprocess.Popen([sys.executable, "-m", "farm", *at_server(work)], cwd=ROOT)
+        try:
+            with running_service(artifact, at_server(serve)[serve.index("--store") + 1]) as service:
+                answer = httpx.post(
+                    f"{service.url}/events", content=event, headers={"content-type": "application/json"}
+                )
+                assert answer.status_code == 202, answer.text
+                user = str(json.loads(event)["events"][0]["user_id"])
+                words = at_server(["store", "get", "--store", "redis://127.0.0.1:6379", "--user", user])
+                wait_until(lambda: '"view_id": 981' in farm(words, tmp_path), "the event is in the history")
+        finally:
+            worker.terminate()
+            assert worker.wait(20) == 0
