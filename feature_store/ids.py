@@ -32,7 +32,7 @@ def to_id64(value: object, ids: IdKind) -> int:
     elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return _in_range(int(value), value)
     allowed = "an integer or a decimal string of one" if ids == "integer" else "a string or an integer"
-    raise ValueError(f"an id must be {allowed}, not {_shown(value)}")
+    raise ValueError(f"an id must be {allowed}, not {shown(value)}")
 
 
 def ids_to_int64(values: Sequence[object] | np.ndarray, ids: IdKind) -> np.ndarray:
@@ -54,17 +54,19 @@ def _hash64(text: str) -> int:
     try:
         digest = blake2b(text.encode()).digest()
     except UnicodeEncodeError:
-        raise ValueError(f"an id must be text that UTF-8 can carry, not {_shown(text)}") from None
+        raise ValueError(f"an id must be text that UTF-8 can carry, not {shown(text)}") from None
     return max(int.from_bytes(digest[:8], "little", signed=True), _LEAST)
 
 
 def _in_range(number: int, value: object) -> int:
     if not _LEAST <= number <= _GREATEST:
-        raise ValueError(f"an id must be within {_LEAST} and {_GREATEST}, not {_shown(value)}")
+        raise ValueError(f"an id must be within {_LEAST} and {_GREATEST}, not {shown(value)}")
     return number
 
 
-def _shown(value: object) -> str:
-    """Short enough for one line of an error."""
-    text = repr(value)
+def shown(value: object) -> str:
+    """A value in an error message: as JSON would name it, short enough for one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

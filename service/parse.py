@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from feature_store.ids import IdKind, to_id64
+from feature_store.ids import IdKind, shown, to_id64
 from feature_store.schema import MISSING
 from service.contract import MAX_CANDIDATES, RULES, Candidate, RankRequest
 from service.errors import InvalidRequestError, MalformedBodyError
@@ -138,15 +138,7 @@ def _message(detail: ErrorDetails, ids: IdKind) -> str:
         return f"must be at most {MAX_CANDIDATES} candidates, not {detail['ctx']['actual_length']}"
     if kind == "too_short":
         return f"must be 1 to {MAX_CANDIDATES} candidates, not 0"
-    shown = _shown(detail["input"])
+    found = shown(detail["input"])
     if field == "user_id" or len(detail["loc"]) > 1:
-        return f"an id must be {_ID_RULES[ids]}, not {shown}"
-    return f"must be {RULES.get(field, 'a JSON object')}, not {shown}"
-
-
-def _shown(value: object) -> str:
-    """As JSON would name it, short enough for one line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        return f"an id must be {_ID_RULES[ids]}, not {found}"
+    return f"must be {RULES.get(field, 'a JSON object')}, not {found}"

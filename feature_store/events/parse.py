@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from feature_store.events.batch import EventBatch
-from feature_store.ids import to_id64
+from feature_store.ids import shown, to_id64
 from feature_store.records import records_from_columns
 from feature_store.schema import MISSING, RecordSchema, StoredField
 
@@ -121,12 +121,12 @@ def _rows_by_record(events: Mapping[int, object], errors: _Errors) -> dict[str, 
     found: dict[str, dict[int, dict[str, object]]] = {record: {} for record in RECORDS.values()}
     for row, event in events.items():
         if not isinstance(event, dict):
-            errors.add(row, "", f"must be an object, not {_shown(event)}")
+            errors.add(row, "", f"must be an object, not {shown(event)}")
             continue
         kind = event.get("type")
         record = RECORDS.get(kind) if isinstance(kind, str) else None
         if record is None:
-            given = "is required" if kind is None else f"unknown type {_shown(kind)}"
+            given = "is required" if kind is None else f"unknown type {shown(kind)}"
             errors.add(row, "type", f"{given}; known are {', '.join(RECORDS)}")
         else:
             found[record][row] = event
@@ -267,21 +267,21 @@ def _decimals(values: list[object]) -> np.ndarray | None:
 
 def _integer(value: object) -> int:
     if type(value) is not int:
-        raise ValueError(f"must be an integer, not {_shown(value)}")
+        raise ValueError(f"must be an integer, not {shown(value)}")
     if not MISSING < value < 2**63:
-        raise ValueError(f"{_shown(value)} is outside {MISSING + 1}..{2**63 - 1}")
+        raise ValueError(f"{shown(value)} is outside {MISSING + 1}..{2**63 - 1}")
     return value
 
 
 def _behaviours(bits: Mapping[str, int], value: object) -> int:
     """The bit set of a list of names."""
     if not isinstance(value, list):
-        raise ValueError(f"must be a list of behaviours, not {_shown(value)}")
+        raise ValueError(f"must be a list of behaviours, not {shown(value)}")
     found = 0
     for name in value:
         bit = bits.get(name) if isinstance(name, str) else None
         if bit is None:
-            raise ValueError(f"unknown behaviour {_shown(name)}; known are {', '.join(bits)}")
+            raise ValueError(f"unknown behaviour {shown(name)}; known are {', '.join(bits)}")
         found |= bit
     return found
 
@@ -297,11 +297,3 @@ def _too_late(value: int, now_ms: int) -> str:
         return f"{value} looks like micro- or nanoseconds; send milliseconds since 1970"
     ahead = (value - now_ms) / 1000
     return f"{value} is {ahead:.0f} s ahead of the clock here; at most {FUTURE_LIMIT_MS // 60_000} minutes are allowed"
-
-
-def _shown(value: object) -> str:
-    """As JSON would name it, short enough for one line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

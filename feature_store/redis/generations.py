@@ -2,8 +2,8 @@
 
 Where the log stands is noted first.  What is appended from then on is replayed into the new generation after the load,
 up to the end; then one pointer is switched, and what was appended until then is replayed too.  A worker acknowledges an
-entry only when the generation it merged it into is still the one that is read (feature_store.events.worker), so every event is in the
-new generation by one way or the other, and twice does no harm.
+entry only when the generation it merged it into is still the one that is read (feature_store.events.worker), so every
+event is in the new generation by one way or the other, and twice does no harm.
 
     farm:<ns>:load       hash: source, generation, position:<partition>, done:<step>; for a day after the last step
     farm:<ns>:load:lock  who is loading, for LOCK_MS after the last sign of life
