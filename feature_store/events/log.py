@@ -1,8 +1,8 @@
 """The durable log of events: Redis Streams, one a partition, with one consumer group that merges them.
 
 Appending is acknowledged per partition.  A request that failed half way is sent again by the client, and the merge
-makes that harmless.  Applying and acknowledging are separate steps on separate slots (worker.py): an entry that was applied
-and not acknowledged is applied again, which the merge makes harmless too.
+makes that harmless.  Applying and acknowledging are separate steps on separate slots (worker.py): an entry that was
+applied and not acknowledged is applied again, which the merge makes harmless too.
 """
 
 from __future__ import annotations
