@@ -16,6 +16,7 @@ from feature_store.records import records_from_columns
 from feature_store.schema import Domain, RecordSchema, default_schema
 from feature_store.store import FeatureStore, open_store
 from loadtest import redis_servers
+from loadtest.redis_servers import Cluster, Watched
 
 SERVERS = {"redis": redis_servers.valkey, "sentinel": redis_servers.sentinel, "cluster": redis_servers.cluster}
 
@@ -64,3 +65,17 @@ def open_backend(backend_url: str) -> OpenBackend:
         return open_store(backend_url, schema, create=create)
 
     return open_it
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A cluster that a test module may harm."""
+    with redis_servers.cluster(extra_args=["--cluster-require-full-coverage", "no"]) as made:  # the living nodes go on
+        yield made
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Watched]:
+    """The same, of a master that sentinels watch."""
+    with redis_servers.sentinel() as made:
+        yield made
