@@ -89,9 +89,8 @@ class _Partition:
                 failures = 0
             except StoreError as error:
                 failures += 1
-                if (
-                    failures & (failures - 1) == 0
-                ):  # 1, 2, 4, ...: a server that is down for an hour says so often enough
+                # At 1, 2, 4, ...: a server that is down for an hour is reported often enough.
+                if failures & (failures - 1) == 0:
                     _log.warning("partition %d of the log, failure %d: %s", self._consumer.partition, failures, error)
                 await _sleep(stop, pause_s(failures, self._settings.claim_idle_ms))
 
