@@ -39,13 +39,18 @@ def wait_until(holds: Callable[[], bool], what: str, timeout_s: float = START_S)
     raise TimeoutError(f"not within {timeout_s:g} s: {what}")
 
 
+_given: set[int] = set()  # ports, to somebody in this process who may not listen yet, or is being restarted
+
+
 def free_port() -> int:
     """A port outside the range that the kernel gives to outgoing connections, so that a restart finds it free."""
     while True:
         port = random.SystemRandom().randrange(10_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def _program() -> str:

@@ -60,10 +60,11 @@ def test_the_figure_that_chooses_the_epoch(tiny: Prepared, stop_on: str, best: i
 
 
 def planted(data: Prepared) -> Prepared:
-    """The same samples, their first three labels given by the author's tag, the user's group and the page."""
+    """The same samples, their first three labels given by the page, the user's group and the author's tag; the page is
+    learnt last, and the first label chooses the epoch."""
     samples = dict(data.samples)
     group = data.users["activity_group"][samples["user_row"]]
-    seen = np.stack([samples["tag"], group, samples["page"]], axis=1)  # [N, 3]
+    seen = np.stack([samples["page"], group, samples["tag"]], axis=1)  # [N, 3]
     labels = np.array(samples["labels"])
     labels[:, :3] = seen > np.median(seen, axis=0)
     return replace(data, samples=samples | {"labels": labels})
