@@ -23,7 +23,7 @@ import redis
 
 from loadtest.proxy import tcp_proxy
 
-START_S = 20.0  # a server that has not answered by then never will
+START_S = 60.0  # a server that has not answered by then never will
 SLOTS = 16_384
 MASTER_NAME = "farm"  # that the sentinels watch
 

@@ -20,7 +20,7 @@ from feature_store.store import open_store
 from loadtest.redis_servers import Server, valkey
 
 BACKENDS = ("lmdb", "redis")
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")

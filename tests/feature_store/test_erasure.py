@@ -44,7 +44,7 @@ async def keys_of(store: RedisStore, user_id: int) -> list[bytes]:
 
 
 async def merged(log: EventLog) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while sum((await log.lag()).values()):
             await asyncio.sleep(0.02)
 

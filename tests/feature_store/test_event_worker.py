@@ -31,7 +31,7 @@ Work = Callable[[RedisStore, EventLog], Awaitable[None]]
 PARTITIONS = 2
 USERS = 50
 QUICK = WorkerSettings(claim_idle_ms=300, block_ms=50, housekeeping_s=0.05)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 WORKER = """
 import asyncio, sys

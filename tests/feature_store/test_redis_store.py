@@ -382,7 +382,7 @@ def test_closing_ends_whatever_the_pointer_is_doing(backend_url: str) -> None:
     """A cancellation may be swallowed on its way (Python 3.11); closing must end all the same."""
 
     async def work(store: RedisStore) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for number in range(100):
                 await store.read(1, [])
                 await asyncio.sleep(0.0005 * (number % 7))
