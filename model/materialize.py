@@ -179,8 +179,7 @@ async def _load_beside(
         verified = await _verify(target, source)
         finished = await loading.finish(load, say)
         ready_at = time.perf_counter()
-        if not options.keep_previous:
-            await loading.retire(finished.previous)
+        await (loading.forget() if options.keep_previous else loading.retire(finished.previous))
         return Loaded(finished.replayed, verified, ready_at)
 
 

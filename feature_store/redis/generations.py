@@ -24,6 +24,7 @@ from feature_store.redis.store import RedisStore
 from feature_store.store import StoreError
 
 LOCK_MS = 30_000
+REPLAY_MARGIN_MS = 3_600_000  # a view that began so long before the source's end is made whole by the log
 KEPT_S = 86_400  # a load that was broken off can go on for so long
 
 Say = Callable[[str], None]
@@ -84,21 +85,26 @@ class Loading:
             with contextlib.suppress(asyncio.CancelledError):
                 await alive
             with self._link.errors():
-                await self._link.client.delete(lock)
+                if await self._link.client.get(lock) == me.encode():  # it may have been given up while this one hung
+                    await self._link.client.delete(lock)
 
     async def begin(self, source: str, since_ms: int, allow_gap: bool = False) -> Load:
         """A new generation, or the one of the same source that was broken off; that of another source is dropped.
 
-        since_ms: how far the source reaches; the log must reach back to it unless allow_gap.  LogGap when it does not.
+        since_ms: how far the source reaches; the log must reach back to REPLAY_MARGIN_MS before it unless allow_gap,
+        because a view that went on then has its first part in the log alone.  LogGap when it does not.
         """
         with self._link.errors():
             found: dict[bytes, bytes] = await self._link.client.hgetall(self._key)  # type: ignore[assignment]
         fields = {name.decode(): value.decode() for name, value in found.items()}
-        if fields.get("source") == source:
+        if fields and int(fields["generation"]) == await self._store.active():  # it was killed after the switch
+            await self._catch_up(self._store.into(int(fields["generation"])), _load(fields).positions)
+            await self.retire(int(fields["previous"]))
+        elif fields.get("source") == source:
             return _load(fields)
-        if fields:
+        elif fields:
             await self._store.drop(int(fields["generation"]))
-        positions = await self._log.positions_at(since_ms, allow_gap)
+        positions = await self._log.positions_at(since_ms - REPLAY_MARGIN_MS, allow_gap)
         generation = await self._store.new_generation()
         fields = {"source": source, "generation": str(generation)}
         fields |= {f"position:{number}": position for number, position in positions.items()}
@@ -113,15 +119,15 @@ class Loading:
             await self._note({f"done:{step}": "1"})
 
     async def finish(self, load: Load, say: Say) -> Finished:
-        """Bring the new generation up to date and let readers read it."""
+        """Bring the new generation up to date and let readers read it; `retire` or `forget` is the last step."""
         target = self._store.into(load.generation)
         previous = await self._store.active()
         positions = dict(load.positions)
         replayed = await self._catch_up(target, positions)
+        with self._link.errors():
+            await self._note({"previous": str(previous)})
         await self._store.switch(load.generation)
         replayed += await self._catch_up(target, positions)
-        with self._link.errors():
-            await self._link.client.delete(self._key)
         say(f"generation {load.generation} is read from now on; {replayed:,} live events replayed into it")
         return Finished(replayed, previous)
 
@@ -129,6 +135,12 @@ class Loading:
         """Delete a generation that is no longer active, once nobody reads it any more."""
         await asyncio.sleep(2 * self._link.settings.pointer_cache_s)
         await self._store.drop(generation)
+        await self.forget()
+
+    async def forget(self) -> None:
+        """Nothing is left to be done for the load."""
+        with self._link.errors():
+            await self._link.client.delete(self._key)
 
     async def _catch_up(self, target: RedisStore, positions: dict[int, str]) -> int:
         """Apply what follows the positions, up to now, and move them on."""

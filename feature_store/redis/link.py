@@ -21,7 +21,7 @@ from feature_store.redis.check import refusal, server_name
 from feature_store.redis.cluster import SteadyCluster
 from feature_store.redis.connect import Client, make_client, make_node, node_options, require_tls_files
 from feature_store.redis.errors import REDIS_ERRORS, as_store_error, first_contact, store_errors
-from feature_store.redis.settings import RedisSettings
+from feature_store.redis.settings import RedisSettings, settings_of_environment
 from feature_store.redis.url import RedisUrl, parse_url, redact
 from feature_store.store import StoreError
 
@@ -64,7 +64,7 @@ class RedisLink:
 
         Raises StoreError for a URL that means nothing, or files of TLS that cannot be used.
         """
-        parsed, chosen = parse_url(url), settings or RedisSettings()
+        parsed, chosen = parse_url(url), settings or settings_of_environment()
         require_tls_files(parsed, chosen)
         return cls(parsed, chosen)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, FilePath, SecretStr, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feature_store.store import StoreError
 
 NAMESPACE_PATTERN = r"^[a-z0-9_-]{1,32}$"
 DAY_S = 86_400
@@ -54,3 +56,14 @@ class RedisSettings(BaseSettings):
         if self.key_file and not self.cert_file:
             raise ValueError("key_file is given without cert_file")
         return self
+
+
+def settings_of_environment() -> RedisSettings:
+    """StoreError names the environment variable that is wrong, and not what it holds."""
+    try:
+        return RedisSettings()
+    except ValidationError as error:
+        wrong = [
+            (f"FARM_REDIS_{str(e['loc'][0]).upper()}" if e["loc"] else "FARM_REDIS_*", e["msg"]) for e in error.errors()
+        ]
+        raise StoreError("; ".join(f"{name}: {message}" for name, message in wrong)) from None

@@ -147,6 +147,42 @@ def test_a_load_that_was_broken_off_goes_on(run: Callable[..., None], make_event
     run(work)
 
 
+@pytest.mark.parametrize("source", ["logs", "other logs"])
+def test_a_load_that_was_killed_after_the_switch_is_in_nobodys_way(run: Callable[..., None], source: str) -> None:
+    async def work(store: RedisStore, log: EventLog) -> None:
+        loading = Loading(store, log)
+        await store.apply(live_view(store.schema, 1))
+        first = await loading.begin("logs", START_MS)
+        await loading.finish(first, say=lambda _: None)  # and no more
+        await log.append(live_view(store.schema, 2))  # as if a worker had merged it just before the switch
+        second = await loading.begin(source, START_MS)
+        assert (second.generation, second.done) == (first.generation + 1, frozenset())
+        assert await store.active() == first.generation
+        assert await view_ids(store.into(first.generation)) == [LATE + 2]
+        assert await view_ids(store.into(first.generation - 1)) == []  # what it had left
+
+    run(work)
+
+
+def test_a_view_that_went_on_at_the_end_of_the_logs_is_whole(run: Callable[..., None]) -> None:
+    """Its beginning, which names the author, was appended before the logs end, and is not in them."""
+
+    async def work(store: RedisStore, log: EventLog) -> None:
+        now = int(1000 * time.time())
+        begun = {"view_id": [7], "event_time": [now - 9]}
+        await log.append(views(store.schema, "video", [1], **begun, author_id=[9]))
+        await asyncio.sleep(0.05)
+        ends = int(1000 * time.time())
+        await log.append(views(store.schema, "video", [1], **begun, known_after=[5]))
+        loading = Loading(store, log)
+        await loading.finish(await loading.begin("logs", ends), say=lambda _: None)
+        user = (await store.into(2).read(1, [])).user
+        assert user is not None
+        assert user.video[["author_id", "known_after"]].tolist() == [(9, 5)]
+
+    run(work)
+
+
 def test_a_load_of_another_source_replaces_the_broken_one(run: Callable[..., None], make_events: Make) -> None:
     async def work(store: RedisStore, log: EventLog) -> None:
         loading = Loading(store, log)
@@ -198,7 +234,10 @@ def test_trimming_waits_for_a_load(run: Callable[..., None]) -> None:
                 await log.append(live_view(store.schema, number))
             await drain(store, log)
         assert await log.trim() == 0
-        assert (await loading.finish(one, say=lambda _: None)).replayed == 300
+        finished = await loading.finish(one, say=lambda _: None)
+        assert finished.replayed == 300
+        assert await log.trim() == 0
+        await loading.retire(finished.previous)
         assert await log.trim() > 0
 
     run(work, log_entries=150, max_lag=150)

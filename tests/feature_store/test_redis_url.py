@@ -129,3 +129,14 @@ def test_what_a_server_says_of_itself(info: dict[str, Any], reason: str | None) 
     found = refusal(info, allow_eviction=False, cluster=False)
     assert (found or "").count(reason or "") >= 1
     assert (found is None) == (reason is None)
+
+
+def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_REDIS_PARTITIONS", "many")
+    monkeypatch.setenv("FARM_REDIS_TIMEOUT_S", "-1")
+    with pytest.raises(StoreError) as refused:
+        RedisLink.open("redis://127.0.0.1")
+    said = str(refused.value)
+    assert "FARM_REDIS_PARTITIONS: Input should be a valid integer" in said
+    assert "FARM_REDIS_TIMEOUT_S: Input should be greater than 0" in said
+    assert "many" not in said
