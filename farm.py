@@ -11,14 +11,14 @@ import sys
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup, TyperOption
 
 from feature_store.verbs import ingest
 from feature_store.verbs import store as store_verbs
-from loadtest.bench.verbs import ProviderName, bench
+from loadtest.bench.verbs import bench
 
 app = typer.Typer(
     name="farm",
@@ -46,6 +46,14 @@ class OnError(StrEnum):
 
     stop = "stop"
     skip = "skip"
+
+
+class PrecisionName(StrEnum):
+    """In which numbers the candidate tower, or with fp16 both towers, compute."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
 
 
 class Arch(StrEnum):
@@ -238,14 +246,36 @@ def report(
 def export(
     run: Annotated[Path, typer.Option(help="RUN folder.")],
     out: Annotated[Path, typer.Option(help="ARTIFACT folder to write.")],
+    precision: Annotated[
+        PrecisionName, typer.Option(help="fp16 is for CUDA, int8 for CPUs with VNNI; both need --data.")
+    ] = PrecisionName.fp32,
+    data: Annotated[
+        Path | None, typer.Option(help="PREPARED folder, on whose validation day fp16 and int8 are compared with fp32.")
+    ] = None,
+    max_loss: Annotated[
+        float, typer.Option(min=0, help="Points (hundredths) of AUC, UAUC and GAUC that fp16 and int8 may lose.")
+    ] = 0.05,
 ) -> None:
     """Write the artifact that serving loads; refused when ONNX Runtime and PyTorch differ by more than 1e-5.
 
     Example: `farm export --run run --out artifact`
+    Example: `farm export --run run --out artifact --precision int8 --data prepared`
     """
-    from model.export import export_run
+    if precision is PrecisionName.fp32:
+        from model.export import export_run
 
-    artifact = export_run(run, out)
+        artifact = export_run(run, out)
+    else:
+        from model.datasets.prepared import Prepared
+        from model.export.checked import export_checked
+        from model.export.gate import Limits
+
+        if data is None:
+            raise ValueError(f"--precision {precision.value}: needs --data PREPARED, to compare its quality with fp32")
+        limits = Limits(max_loss_points=max_loss)
+        wanted: Literal["fp16", "int8"] = "int8" if precision is PrecisionName.int8 else "fp16"
+        artifact, report = export_checked(run, out, wanted, Prepared.open(data), limits)
+        _say(report.summary())
     _say(f"model {artifact.version} in {out}")
 
 
@@ -290,8 +320,10 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Processes on the one port.")] = 1,
     provider: Annotated[
-        ProviderName, typer.Option(help="Where the towers run; never another one silently.")
-    ] = ProviderName.cpu,
+        str, typer.Option(help="Where the towers run: cpu, cuda, tensorrt; several, by comma, in order of fallback.")
+    ] = "cpu",
+    admin_host: Annotated[str, typer.Option(help="Of metrics and administration.")] = "127.0.0.1",
+    admin_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8081,
 ) -> None:
     """Serve `POST /rank`.
 
@@ -300,7 +332,8 @@ def serve(
     from service.server import serve as run
     from service.settings import Settings
 
-    settings = Settings(artifact=artifact, store=store, host=host, port=port, workers=workers, provider=provider.value)
+    places = {"host": host, "port": port, "admin_host": admin_host, "admin_port": admin_port}
+    settings = Settings(artifact=artifact, store=store, workers=workers, provider=provider, **places)  # type: ignore[arg-type]
     raise typer.Exit(run(settings))
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple, Self
 import lmdb
 import numpy as np
 
+from feature_store.authors import Authors, AuthorTable
 from feature_store.events.batch import EventBatch
 from feature_store.lmdb_environment import MAP_SIZE, Environment, Txn
 from feature_store.merge import (
@@ -88,7 +89,7 @@ class LmdbStore:
             self._env.close()
             raise
         # Hot authors are asked for in every read.  They are as _authors_written says, so they are never stale.
-        self._authors: dict[int, np.ndarray | None] = {}
+        self._authors = AuthorTable()
         self._authors_written: bytes | None = None
 
     @property
@@ -101,8 +102,10 @@ class LmdbStore:
         """As the protocol says, in the caller's thread: a read takes microseconds and waits for nothing.  live_ids has
         no effect, because every read is of the store itself."""
 
-        def find(txn: Txn) -> tuple[bytes | None, dict[int, np.ndarray]]:
-            return txn.get(_key(user_id), db=self._tables.users), self._find_authors(txn, author_ids)
+        asked = np.asarray(author_ids, np.int64)
+
+        def find(txn: Txn) -> tuple[bytes | None, Authors]:
+            return txn.get(_key(user_id), db=self._tables.users), self._find_authors(txn, asked)
 
         value, authors = self._env.read(find)
         user, corrupt = None, False
@@ -217,21 +220,18 @@ class LmdbStore:
         values = encode_users(self._schema, txn.id(), *parts)
         txn.cursor(self._tables.users).putmulti(zip(_keys(ids), values, strict=True))
 
-    def _find_authors(self, txn: Txn, author_ids: Sequence[int] | np.ndarray) -> dict[int, np.ndarray]:
-        """Those that are known."""
-        if not len(author_ids):
-            return {}
+    def _find_authors(self, txn: Txn, author_ids: np.ndarray) -> Authors:
         written = txn.get(_AUTHORS_WRITTEN, db=self._tables.meta)
         if written != self._authors_written or len(self._authors) > _AUTHORS_CACHED:
-            self._authors, self._authors_written = {}, written
-        ids: list[int] = np.asarray(author_ids, np.int64).tolist()
-        unread = [author for author in ids if author not in self._authors]
-        if unread:
-            rows = self._get(txn, self._tables.authors, _keys(np.array(unread)))
-            known = {author: lives for author, lives, _ in self._decode_authors(rows)}
-            self._authors.update((author, known.get(author)) for author in unread)
-        pairs = zip(ids, map(self._authors.__getitem__, ids), strict=True)
-        return {author: lives for author, lives in pairs if lives is not None}
+            self._authors.clear()
+            self._authors_written = written
+        try:
+            return self._authors.take(author_ids)
+        except KeyError:
+            unread = [author for author in author_ids.tolist() if author not in self._authors]
+        rows = self._get(txn, self._tables.authors, _keys(np.array(unread)))
+        self._authors.add(unread, {author: lives for author, lives, _ in self._decode_authors(rows)})
+        return self._authors.take(author_ids)
 
     def _merge_authors(self, txn: Txn, records: np.ndarray, updated_at: np.ndarray) -> None:
         if not len(records):

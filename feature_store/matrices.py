@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from feature_store.authors import Authors, columns
 from feature_store.records import UserRecord, known_at
-from feature_store.schema import DOMAINS, MISSING, Domain, widen
+from feature_store.schema import DOMAINS, MISSING, Domain
 from feature_store.view import ModelView
 
 
@@ -32,17 +33,16 @@ class UserInputs:
 
 
 def history_matrix(
-    history: np.ndarray, columns: Sequence[str], now_ms: int, delay_ms: int, length: int
+    history: np.ndarray, names: Sequence[str], now_ms: int, delay_ms: int, length: int
 ) -> tuple[np.ndarray, int]:
     """The `length` newest views whose outcome was known at now - delay, oldest first: [L, F] int64, and how many.
 
     history: records of one domain in history order (merge.py).
     """
-    matrix = np.full((length, len(columns)), MISSING)
+    matrix = np.full((length, len(names)), MISSING)
     known = known_at(history)
     rows = np.flatnonzero((known != MISSING) & (known <= now_ms - delay_ms))[-length:]
-    for index, column in enumerate(columns):
-        matrix[: len(rows), index] = widen(history[column][rows])
+    matrix[: len(rows)] = columns(history, tuple(names))[rows]
     return matrix, len(rows)
 
 
@@ -77,53 +77,50 @@ def candidate_matrix(
 
     author_ids, live_ids: [N] int64;  authors: records "author" of each known author, newest live room last.
     """
-    records, rows = _chosen_rows(author_ids, live_ids, authors)
-    unknown = rows < 0
-    columns = view.columns("candidate")
-    matrix = np.full((len(author_ids), len(columns)), MISSING)
-    for index, column in enumerate(columns):
-        if column == "author_id":
-            matrix[:, index] = author_ids
-            continue
-        if records is not None:
-            matrix[:, index] = np.where(unknown, MISSING, widen(records[column])[rows])
-        if column == "live_id":
-            matrix[:, index] = np.where(live_ids == MISSING, matrix[:, index], live_ids)
-    return matrix, unknown
+    names = view.columns("candidate")
+    packed = authors if isinstance(authors, Authors) else Authors.of(authors)
+    newest, known = packed.take(author_ids)
+    fields = packed.dtype.names
+    if fields:
+        matrix = newest.take([fields.index(name) for name in names], axis=1)
+    else:
+        matrix = np.full((len(author_ids), len(names)), MISSING)
+    if packed.several:
+        _put_older_rooms(matrix, names, author_ids, live_ids, packed.several)
+    if "author_id" in names:
+        matrix[:, names.index("author_id")] = author_ids
+    if "live_id" in names:
+        np.copyto(matrix[:, names.index("live_id")], live_ids, where=live_ids != MISSING)
+    return matrix, ~known
 
 
 def _domain_matrix(view: ModelView, domain: Domain, user: UserRecord | None, now_ms: int) -> tuple[np.ndarray, int]:
-    columns = view.columns(domain)
+    names = view.columns(domain)
     if user is None:
-        return np.full((view.history_length, len(columns)), MISSING), 0
-    return history_matrix(user.history(domain), columns, now_ms, view.history_delay_s * 1000, view.history_length)
+        return np.full((view.history_length, len(names)), MISSING), 0
+    return history_matrix(user.history(domain), names, now_ms, view.history_delay_s * 1000, view.history_length)
 
 
 def _user_row(view: ModelView, user: UserRecord | None, user_id: int, context: Mapping[str, int]) -> list[int]:
-    attributes = None if user is None else user.attributes
-    row = []
-    for column in view.columns("user"):
-        if column == "user_id":
-            row.append(user_id)
-        else:
-            row.append(MISSING if attributes is None else int(widen(np.atleast_1d(attributes[column]))[0]))
+    names = view.columns("user")
+    if user is None or user.attributes is None:
+        row = [MISSING] * len(names)
+    else:
+        row = columns(np.atleast_1d(user.attributes), names)[0].tolist()
+    if "user_id" in names:
+        row[names.index("user_id")] = user_id
     return row + [context.get(column, MISSING) for column in view.columns("context")]
 
 
-def _chosen_rows(
-    author_ids: np.ndarray, live_ids: np.ndarray, authors: Mapping[int, np.ndarray]
-) -> tuple[np.ndarray | None, np.ndarray]:
-    """All records of the candidates' authors, and each candidate's row in them, -1 where the author is unknown [N]."""
-    kept = [authors.get(author_id, ()) for author_id in author_ids.tolist()]
-    counts = np.array([len(lives) for lives in kept], np.int64)
-    rows = np.where(counts > 0, np.cumsum(counts) - 1, -1)
-    if not counts.any():
-        return None, rows
-    known = [lives for lives in kept if isinstance(lives, np.ndarray)]
-    # np.concatenate takes 3 us for each structured array
-    records = np.frombuffer(b"".join([lives.tobytes() for lives in known]), known[0].dtype)
-    owners = np.repeat(np.arange(len(kept)), counts)
-    wanted = live_ids[owners]
-    matches = np.flatnonzero((widen(records["live_id"]) == wanted) & (wanted != MISSING))
-    rows[owners[matches]] = matches
-    return records, rows
+def _put_older_rooms(
+    matrix: np.ndarray,
+    names: tuple[str, ...],
+    author_ids: np.ndarray,
+    live_ids: np.ndarray,
+    several: Mapping[int, np.ndarray],
+) -> None:
+    """Into `matrix` [N, F], which is of the newest rooms, the requested ones where they are kept."""
+    for row in np.flatnonzero(live_ids != MISSING).tolist():
+        rooms = several.get(int(author_ids[row]))
+        if rooms is not None and len(found := np.flatnonzero(rooms["live_id"] == live_ids[row])):
+            matrix[row] = columns(rooms[found[-1:]], names)[0]

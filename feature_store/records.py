@@ -18,7 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
-from feature_store.schema import MISSING, Domain, RecordSchema, StoredField, widen
+from feature_store.schema import MISSING, Domain, RecordSchema, StoredField
 
 _HEADER = struct.Struct("<2sBBIIIQ")  # kind, format, attributes, schema version, first count, second count, version
 _CRC = struct.Struct("<I")
@@ -119,8 +119,9 @@ def records_from_columns(schema: RecordSchema, record: str, columns: Mapping[str
 
 def known_at(events: np.ndarray) -> np.ndarray:
     """When each view's outcome was known, ms since 1970; MISSING while it is in progress.  [E] int64"""
-    after = widen(events["known_after"])
-    return np.where(after == MISSING, MISSING, events["event_time"] + np.where(after == MISSING, 0, after))
+    after = events["known_after"]
+    in_progress = after == np.iinfo(after.dtype).min  # their sums mean nothing
+    return np.where(in_progress, MISSING, events["event_time"] + after)
 
 
 def empty_user(schema: RecordSchema) -> UserRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -42,7 +42,7 @@ class StoreAnswer:
     """What one read found.  What is not there is missing here; a read does not raise for it."""
 
     user: UserRecord | None  # None: unknown, or corrupt
-    authors: dict[int, np.ndarray]  # records "author" of each known author asked for, newest live room last
+    authors: Mapping[int, np.ndarray]  # records "author" of each known author asked for, newest live room last
     corrupt: bool  # the user's record is there and cannot be read
 
 

@@ -5,10 +5,11 @@ It travels in the artifact.  A store serves every model whose view is a subset o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -123,7 +124,17 @@ class ModelView(BaseModel):
 
         "user" is the user's own columns; the matrix the user tower reads is user columns, then context columns.
         """
-        return tuple(dict.fromkeys(f.source for f in self.fields(part) if f.source is not None))
+        return self._columns[part]
+
+    @cached_property
+    def _columns(self) -> dict[Part, tuple[str, ...]]:
+        sources = {part: [field.source for field in self.fields(part)] for part in PARTS}
+        return {part: tuple(dict.fromkeys(s for s in found if s is not None)) for part, found in sources.items()}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("_columns", None)  # it may be of other fields
+        return copied
 
     def width(self, part: Part) -> int:
         """Width of the concatenated embedding of a part: D1 of "video", D2 of "live" (paper, Eq. 8)."""

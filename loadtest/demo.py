@@ -25,7 +25,7 @@ from model.datasets.prepared import Prepared
 from service.client import RankClient
 
 CANDIDATES = 200
-PORT = 8080
+PORT, ADMIN_PORT = 8080, 8081
 START_TIMEOUT_S = 60
 TEST_FROM = "2025-01-08"  # the last of the simulator's eight days
 
@@ -93,8 +93,9 @@ def _print_comparison(out: Path) -> None:
 
 def _serve_and_rank(out: Path, once: bool, started: float) -> int:
     """Serve the artifact, ask for one ranking, print it; then serve on, unless `once`."""
-    port = _free_port(None if once else PORT)
-    command = ["serve", "--artifact", str(out / "artifact"), "--store", _store(out), "--port", str(port)]
+    port, admin_port = (_free_port(None if once else wanted) for wanted in (PORT, ADMIN_PORT))
+    ports = ["--port", str(port), "--admin-port", str(admin_port)]
+    command = ["serve", "--artifact", str(out / "artifact"), "--store", _store(out), *ports]
     print("$ farm", *command, flush=True)
     service = subprocess.Popen([sys.executable, "-m", "farm", *command])
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,10 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from urllib.request import urlopen
 
-_READY = re.compile(r"ready on (http://\S+)")
+_READY = re.compile(r"ready on (http://[^\s,]+).* admin on (http://\S+)")
 
 
 class ServiceFailedError(RuntimeError):
@@ -32,8 +35,15 @@ class ServiceProcess:
     """A running service."""
 
     url: str
+    admin_url: str
     process: subprocess.Popen[str]
     errors: IO[str]  # its stderr
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Each worker's pid, state, restarts and model version, as the admin port tells."""
+        with urlopen(f"{self.admin_url}/workers", timeout=30.0) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return found
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM, then its exit status."""
@@ -43,29 +53,44 @@ class ServiceProcess:
 
 @contextmanager
 def running_service(
-    artifact: Path, store: str, *options: str, ready_within_s: float = 120.0, **environment: str
+    artifact: Path,
+    store: str,
+    *options: str,
+    ready_within_s: float = 120.0,
+    cpus: set[int] | None = None,
+    **environment: str,
 ) -> Iterator[ServiceProcess]:
-    """`farm serve` with these options, ready; stopped at the end.  ServiceFailedError with what it wrote to stderr."""
-    command = [sys.executable, "-m", "farm", "serve", "--artifact", str(artifact), "--store", store, "--port", "0"]
+    """`farm serve` with these options, ready; stopped at the end.  ServiceFailedError with what it wrote to stderr.
+
+    cpus: the only ones that it runs on, all its processes; Linux.
+    """
+    command = [sys.executable, "-m", "farm", "serve", "--artifact", str(artifact), "--store", store]
+    ports = ["--port", "0", "--admin-port", "0"]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **environment}
+            [*command, *ports, *options],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **environment},
+            preexec_fn=None if cpus is None else partial(os.sched_setaffinity, 0, cpus),
         )
         try:
-            yield ServiceProcess(_wait_until_ready(process, errors, ready_within_s), process, errors)
+            url, admin_url = _wait_until_ready(process, errors, ready_within_s)
+            yield ServiceProcess(url, admin_url, process, errors)
         finally:
             _end(process)
 
 
-def _wait_until_ready(process: subprocess.Popen[str], errors: IO[str], within_s: float) -> str:
-    """The URL that the service prints when it is ready."""
+def _wait_until_ready(process: subprocess.Popen[str], errors: IO[str], within_s: float) -> tuple[str, str]:
+    """The URLs that the service prints when it is ready."""
     assert process.stdout is not None
     clock = threading.Timer(within_s, process.kill)
     clock.start()
     try:
         for line in process.stdout:
             if found := _READY.search(line):
-                return found[1]
+                return found[1], found[2]
         status = process.wait()
     finally:
         clock.cancel()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
+from starlette.types import Receive, Scope
 
-from service.body import read_json_body
+from service.body import JSON, read_json_body
 from service.contract import RecordSchemaName, Status, Version
-from service.errors import NotReadyError, install_error_handlers
+from service.errors import NotReadyError, ServiceError, install_error_handlers
 from service.events import accept_events, counting_rejections
-from service.metrics import METRICS_TYPE, exposition, name_model
+from service.metrics import name_model
 from service.openapi import events_body, events_responses, install_openapi, problems, rank_body, rank_responses
 from service.ranking import rank
+from service.release import package_version
 from service.runtime import Runtime
+from service.shortcut import OnError, Shortcut
 from service.telemetry import Telemetry
 
 _ACCEPTED = 202
@@ -42,33 +44,30 @@ def create_app(runtime: Runtime) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    install_error_handlers(app)
     _add_ranking(app, runtime)
     _add_events(app, runtime)
     _add_health(app, runtime)
     _add_reports(app, runtime)
-    install_error_handlers(app)
     install_openapi(app, runtime.store.schema)
-    app.add_middleware(Telemetry, routes=("/rank", "/events", "/livez", "/readyz", "/version", "/metrics"))
-    engine = runtime.engine
+    app.add_middleware(Telemetry, routes=("/rank", "/events", "/livez", "/readyz", "/version"))
+    engine = runtime.model
     name_model(engine.version, engine.manifest.arch, engine.provider)
     return app
 
 
-def package_version() -> str:
-    """Of this software; "unknown" when it runs from a folder that was not installed."""
-    try:
-        return version("farm-ranker")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _add_ranking(app: FastAPI, runtime: Runtime) -> None:
+    async def post(scope: Scope, receive: Receive) -> Response:
+        body = await read_json_body(scope, receive, runtime.settings.max_body_bytes)
+        return Response(await rank(runtime, body, scope["state"]["request_id"]), media_type=JSON)
+
     @app.post("/rank", tags=["ranking"], summary="Rank", responses=rank_responses(), openapi_extra=rank_body())
     async def post_rank(request: Request) -> Response:
         """Probabilities of each task for each candidate author, and the order that the formula makes of them."""
-        body = await read_json_body(request, runtime.settings.max_body_bytes)
-        answer = await rank(runtime, body, request.state.request_id)
-        return Response(answer, media_type="application/json")
+        return await post(request.scope, request.receive)
+
+    on_error = cast(OnError, app.exception_handlers[ServiceError])
+    app.add_middleware(Shortcut, path="/rank", post=post, on_error=on_error)
 
 
 def _add_events(app: FastAPI, runtime: Runtime) -> None:
@@ -81,9 +80,9 @@ def _add_events(app: FastAPI, runtime: Runtime) -> None:
         After any other answer, or none, the same request may be sent again: to take an event twice changes nothing.
         """
         with counting_rejections():
-            body = await read_json_body(request, runtime.settings.max_events_body_bytes)
+            body = await read_json_body(request.scope, request.receive, runtime.settings.max_events_body_bytes)
             answer = await accept_events(runtime, body, request.state.request_id)
-        return Response(answer, _ACCEPTED, media_type="application/json")
+        return Response(answer, _ACCEPTED, media_type=JSON)
 
 
 def _add_health(app: FastAPI, runtime: Runtime) -> None:
@@ -102,7 +101,7 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
 def _add_reports(app: FastAPI, runtime: Runtime) -> None:
     @app.get("/version", tags=["operations"], summary="What is running?")
     async def get_version() -> Version:
-        engine, schema = runtime.engine, runtime.store.schema
+        engine, schema = runtime.model, runtime.store.schema
         return Version(
             service=app.version,
             model_version=engine.version,
@@ -113,7 +112,3 @@ def _add_reports(app: FastAPI, runtime: Runtime) -> None:
             calibration=engine.calibration.hash,
             record_schema=RecordSchemaName(name=schema.name, version=schema.version, ids=schema.ids),
         )
-
-    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics, of all workers", response_class=Response)
-    def metrics() -> Response:
-        return Response(exposition(), media_type=METRICS_TYPE)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
 
 from service.errors import BodyTooLargeError, UnsupportedMediaTypeError
 
 JSON = "application/json"
 
 
-async def read_json_body(request: Request, limit_bytes: int) -> bytes:
+async def read_json_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     """The bytes of a JSON body, of which never more than the limit and one chunk are kept.
 
-    UnsupportedMediaTypeError, BodyTooLargeError.
+    UnsupportedMediaTypeError, BodyTooLargeError; ClientDisconnect when the client leaves before the end.
     """
-    _require_json(request)
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit_bytes:
+    headers = dict(reversed(scope["headers"]))  # of a repeated one the first
+    _require_json(headers)
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
-    chunks, size = [], 0
-    async for chunk in request.stream():
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk, more = message.get("body", b""), message.get("more_body", False)
         size += len(chunk)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
@@ -27,8 +33,8 @@ async def read_json_body(request: Request, limit_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _require_json(request: Request) -> None:
-    given = request.headers.get("content-type", "")
+def _require_json(headers: dict[bytes, bytes]) -> None:
+    given = headers.get(b"content-type", b"").decode("latin-1")
     kind, _, parameters = given.partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if kind.strip().lower() != JSON or charset not in ("", "utf-8"):
@@ -36,7 +42,7 @@ def _require_json(request: Request) -> None:
         raise UnsupportedMediaTypeError(
             f"the Content-Type {shown}; send {JSON} in UTF-8", [("Content-Type", f"must be {JSON}")]
         )
-    encoding = request.headers.get("content-encoding", "identity").lower()
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
     if encoding != "identity":
         raise UnsupportedMediaTypeError(
             f"send the body uncompressed, not as {encoding[:80]!r}", [("Content-Encoding", "must be identity")]

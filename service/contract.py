@@ -5,9 +5,10 @@ Fields are only added; clients ignore those they do not know (docs/api.md).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # pydantic refuses typing's before Python 3.12
 
 from feature_store.schema import MISSING
 
@@ -56,6 +57,21 @@ class RankRequest(BaseModel):
         Field(ge=LEAST_NOW_MS, le=GREATEST_NOW_MS, description="Time of the request, ms since 1970; null: the clock"),
     ] = None
     debug: Annotated[bool | None, Field(description="Answer what is stored of the user too")] = None
+
+
+class Room(TypedDict):
+    """A Candidate whose ids are integers."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]  # pydantic reads it
+
+    author_id: int
+    live_id: NotRequired[int | None]
+
+
+class RoomsRequest(RankRequest):
+    """The RankRequests whose candidates are all objects with integer ids."""
+
+    candidates: Annotated[list[Room], Field(min_length=1, max_length=MAX_CANDIDATES, fail_fast=True)]  # type: ignore[assignment]
 
 
 class Ranked(BaseModel):

@@ -109,6 +109,13 @@ class StoreUnavailableError(UnavailableError):
     title = "Store unavailable"
 
 
+class EngineUnavailableError(UnavailableError):
+    """Nobody runs the towers now: the service is stopping, or the engine process was lost."""
+
+    type = "engine-unavailable"
+    title = "Engine unavailable"
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Every error of the application leaves as a problem."""
     for kind in (ServiceError, HTTPException, ClientDisconnect, Exception):

@@ -1,30 +1,23 @@
 """Metrics of the service, in Prometheus' client.
 
-With several workers each keeps its numbers in files of one directory (PROMETHEUS_MULTIPROC_DIR, made and removed by
-the parent, set before this module is imported), and whichever worker is scraped adds them up.
+Each worker keeps its numbers in files of one directory (PROMETHEUS_MULTIPROC_DIR, made and removed by the parent, set
+before this module is imported); the parent adds them up, and drops the gauges of workers that have ended.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     disable_created_metrics,
-    generate_latest,
 )
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from feature_store.events.batch import EventBatch
 
-MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-METRICS_TYPE = CONTENT_TYPE_LATEST
 STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "formula", "serialise")
 DEGRADED = ("no_history", "corrupt_history", "unknown_authors")
 REJECTED = (
@@ -63,8 +56,9 @@ _rejections = {reason: _rejected.labels(reason) for reason in REJECTED}
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
-    _requests.labels(route, str(status)).inc()
-    _request_seconds.labels(route).observe(seconds)
+    count, duration = _of_route(route, status)
+    count.inc()
+    duration.observe(seconds)
 
 
 def observe_ranking(seconds: Mapping[str, float], degraded: Sequence[str]) -> None:
@@ -86,14 +80,11 @@ def count_rejected(reason: str) -> None:
     _rejections[reason].inc()
 
 
+@cache
+def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
+    """Kept, because finding a series by its labels takes longer than to count in it."""
+    return _requests.labels(route, str(status)), _request_seconds.labels(route)
+
+
 def name_model(version: str, arch: str, provider: str) -> None:
     _model.labels(version, arch, provider).set(1)
-
-
-def exposition() -> bytes:
-    """Everything in Prometheus' text format, of all workers."""
-    if MULTIPROCESS_DIRECTORY not in os.environ:
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)

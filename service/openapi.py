@@ -13,6 +13,7 @@ from service.contract import Candidate, EventsAnswer, Problem, RankAnswer, RankR
 from service.errors import (
     PROBLEM_JSON,
     BodyTooLargeError,
+    EngineUnavailableError,
     EventsBusyError,
     InvalidRequestError,
     MalformedBodyError,
@@ -71,6 +72,7 @@ _PROBLEMS: dict[type[ServiceError], tuple[str, list[dict[str, str]]]] = {
     EventsBusyError: ("the log of events is full; send the request again later", []),
     NotDurableError: ("the events are on too few servers; send the request again", []),
     StoreUnavailableError: ("the store did not take the events; send the request again", []),
+    EngineUnavailableError: ("the engine process ended", []),
     ServiceError: ("the service failed to answer; its log has the reason under this request_id", []),
 }
 
@@ -91,7 +93,7 @@ def events_body(schema: RecordSchema) -> dict[str, Any]:
 def rank_responses() -> dict[int | str, dict[str, Any]]:
     """Of POST /rank: the answer and every error."""
     good = {"model": RankAnswer, "description": "The ranking", "content": {"application/json": {"example": _ANSWER}}}
-    return {200: good, **problems(*_OF_ANY_BODY)}
+    return {200: good, **problems(*_OF_ANY_BODY, EngineUnavailableError)}
 
 
 def events_responses() -> dict[int | str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a worker holds while it serves: the model, the store, the sink of events, the formula, the engine's threads."""
+"""What a worker holds while it serves: the model, its scorer, the store, the sink of events, the formula."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from feature_store.events.sink import Sink, open_sink
 from feature_store.redis.url import redact
 from feature_store.store import FeatureStore, StoreError, open_store
 from feature_store.view import ModelView
-from model.artifact.engine import Engine
 from model.artifact.formula import Formula
+from service.engines import Served, local_model, remote_model
+from service.scoring.scorer import Scorer
 from service.settings import Settings
+from service.tasks import EngineProcesses
 
 
 class StartError(Exception):
@@ -23,35 +25,38 @@ class Runtime:
     """One worker's.  `ready` while it takes traffic."""
 
     settings: Settings
-    engine: Engine
+    model: Served
+    scorer: Scorer
     store: FeatureStore
     sink: Sink
     formula: Formula
-    pool: ThreadPoolExecutor
+    pool: ThreadPoolExecutor  # parses events
     ready: bool = True
 
     async def close(self) -> None:
         """After the last answer."""
+        await self.scorer.close()
         self.pool.shutdown()
         await self.store.close()
 
 
-def load_runtime(settings: Settings) -> Runtime:
+def load_runtime(settings: Settings, engines: EngineProcesses | None = None) -> Runtime:
     """Model checked by checksum and golden outputs, store checked against what the model reads.
 
+    engines: that run the towers; None: this process does.
     Call it in the process that will serve.  StartError says in one line what is wrong.
     """
     try:
         formula = Formula() if settings.formula is None else Formula.load(settings.formula)
-        engine = Engine.load(settings.artifact, settings.provider, settings.engine_threads)
-        formula.check(engine.tasks, engine.calibration.hash)
+        model, scorer = local_model(settings) if engines is None else remote_model(settings, engines)
+        formula.check(model.tasks, model.calibration.hash)
         store = open_store(settings.store)
         sink = open_sink(store)
-        _require_fields(settings.store, store, engine.view)
+        _require_fields(settings.store, store, model.view)
     except Exception as error:  # whatever it is, whoever starts the service gets one line
         raise StartError(one_line(error)) from error
-    pool = ThreadPoolExecutor(settings.executor_count, "engine")
-    return Runtime(settings, engine, store, sink, formula, pool)
+    pool = ThreadPoolExecutor(settings.executor_count, "events")
+    return Runtime(settings, model, scorer, store, sink, formula, pool)
 
 
 def _require_fields(url: str, store: FeatureStore, view: ModelView) -> None:

@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.contract import MAX_CANDIDATES
 
+_PROVIDERS = r"^(cpu|cuda|tensorrt)(,(cpu|cuda|tensorrt))*$"
+
 
 class Settings(BaseSettings):
     """What one service runs, and within which limits.  pydantic's ValidationError names the option that is wrong."""
@@ -22,11 +24,20 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)  # 0 takes a free one and prints it
     workers: int = Field(default=1, ge=1, le=256)  # processes on the port
-    provider: Literal["cpu", "cuda"] = "cpu"
+    admin_host: str = "127.0.0.1"  # of the parent: metrics, health of all workers, administration
+    admin_port: int = Field(default=8081, ge=0, le=65_535)  # 0 takes a free one and prints it
+    provider: str = Field(default="cpu", pattern=_PROVIDERS)  # in order of fallback, separated by commas
+    engine: Literal["auto", "inline", "process"] = "auto"  # auto: a process of its own with CUDA
     engine_threads: int = Field(default=1, ge=1, le=256)  # of one run of a tower
     executors: int | None = Field(
         default=None, ge=1, le=256
     )  # threads of a worker that run the engine; None: its cores
+    tile: int = Field(default=32, ge=1, le=2048)  # K, candidates of a tile of a batch of several requests
+    batch_tiles: int | None = Field(default=None, ge=1, le=65_536)  # greatest cost of a batch; None: by provider
+    state_cache_mb: int = Field(default=64, ge=0)  # user states kept, of all workers together; 0: none
+    cuda_graphs: bool = True
+    devices: str = Field(default="0", pattern=r"^\d+(,\d+)*$")  # GPUs, an engine process for each
+    trt_cache: Path | None = None  # folder of TensorRT's engines; None: a temporary one
     formula: Path | None = None  # JSON file of the score formula; None: every weight and power is 1
     max_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /rank
     max_events_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /events
@@ -35,12 +46,28 @@ class Settings(BaseSettings):
     drain_timeout_s: int = Field(default=10, ge=1)  # for requests under way when the service is stopped
 
     @property
+    def providers(self) -> tuple[str, ...]:
+        """In order of fallback."""
+        return tuple(self.provider.split(","))
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        return tuple(int(device) for device in self.devices.split(","))
+
+    @property
+    def engine_processes(self) -> int:
+        """How many processes run the towers for the workers; 0: each worker runs them."""
+        process = self.engine == "process" or (self.engine == "auto" and self.providers[0] != "cpu")
+        return len(self.gpus) if process else 0
+
+    @property
     def executor_count(self) -> int:
         """Threads of one worker that run the engine."""
-        return self.executors or max(1, _usable_cores() // self.workers)
+        return self.executors or max(1, usable_cores() // self.workers)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Of this process."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

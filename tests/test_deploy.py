@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "deploy" / "docker-compose.yml"
 
@@ -43,5 +45,6 @@ def test_mounted_files_are_there(services: dict[str, Any]) -> None:
 def test_prometheus_scrapes_the_service(services: dict[str, Any]) -> None:
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
     targets = [t for job in config["scrape_configs"] for static in job["static_configs"] for t in static["targets"]]
-    assert "service:8080" in targets
-    assert "service" in services
+    assert f"service:{Settings.model_fields['admin_port'].default}" in targets
+    assert services["service"]["environment"]["FARM_ADMIN_HOST"] == "0.0.0.0"
+    assert not [port for port in services["service"]["ports"] if "8081" in port]

@@ -11,14 +11,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from feature_store.schema import MISSING, widen
+from feature_store.authors import Authors, AuthorTable
+from feature_store.schema import MISSING
 
-Authors = dict[int, np.ndarray]
+Fetched = dict[int, np.ndarray]
 """Records "author" of each known author, newest live room last."""
 
 Rooms = list[tuple[int, int]]
@@ -35,7 +35,7 @@ class AuthorCache:
 
     def __init__(
         self,
-        fetch: Callable[[list[int]], Awaitable[Authors]],
+        fetch: Callable[[list[int]], Awaitable[Fetched]],
         size: int,
         ttl_s: float,
         negative_ttl_s: float,
@@ -43,11 +43,10 @@ class AuthorCache:
     ) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._authors: Authors = {}
-        self._newest: dict[int, int] = {}  # live room; most requests name it, so that they are answered by two look-ups
+        self._authors = AuthorTable()
         self._ages = _Ages[int](size, ttl_s)
         self._absent = _Ages[tuple[int, int]](size, negative_ttl_s)
-        self._under_way: dict[int, asyncio.Task[Authors]] = {}
+        self._under_way: dict[int, asyncio.Task[Fetched]] = {}
         self._changes = 0  # how often entries were dropped; a fetch from before the last time is not remembered
 
     async def get(self, author_ids: Sequence[int] | np.ndarray, live_ids: np.ndarray | None = None) -> Authors:
@@ -58,21 +57,19 @@ class AuthorCache:
     def look_up(self, author_ids: Sequence[int] | np.ndarray, live_ids: np.ndarray | None) -> tuple[Authors, Rooms]:
         """What is remembered of authors [C], and which must be fetched."""
         self._forget_old()
-        ids: list[int] = np.asarray(author_ids, np.int64).tolist()
-        remembered = self._newest_rooms(ids, live_ids)
-        if remembered is not None:
-            return remembered, []
-        newest = list(map(self._newest.get, ids))
-        asked = [MISSING] * len(ids) if live_ids is None else live_ids.tolist()
-        wanted = [
-            (author, live)
-            for author, live, newest_live in zip(ids, asked, newest, strict=True)
-            if newest_live is None or (live not in (MISSING, newest_live) and not self._has_room(author, live))
-        ]
-        known = {author: self._authors[author] for author, live in zip(ids, newest, strict=True) if live is not None}
-        return known, [pair for pair in dict.fromkeys(wanted) if not self._is_absent(*pair)]
+        ids, asked, wanted = np.asarray(author_ids, np.int64), live_ids, []
+        try:
+            found = self._authors.take(ids)
+        except KeyError:
+            there = np.array([author in self._authors for author in ids.tolist()], bool)
+            lives = np.full(len(ids), MISSING) if asked is None else asked
+            wanted = list(zip(ids[~there].tolist(), lives[~there].tolist(), strict=True))
+            found, asked = self._authors.take(ids[there]), lives[there]
+        if asked is not None:
+            wanted += found.lacking(asked)
+        return found, [pair for pair in dict.fromkeys(wanted) if not self._is_absent(*pair)]
 
-    async def fetch(self, wanted: Rooms) -> Authors:
+    async def fetch(self, wanted: Rooms) -> Fetched:
         """Authors from the store; those that are being fetched already are waited for."""
         changes = self._changes
         tasks = self._start({author for author, _ in wanted})
@@ -91,40 +88,23 @@ class AuthorCache:
         gone = set(author_ids)
         for author in gone:
             self._under_way.pop(author, None)
-            if self._authors.pop(author, None) is not None:
-                del self._newest[author]
+            if self._authors.remove(author):
                 self._ages.remove(author)
         self._absent.remove_where(lambda pair: pair[0] in gone)
 
     def purge(self) -> None:
         """Forget all."""
         self._changes += 1
-        for memory in (self._authors, self._newest, self._ages, self._absent, self._under_way):
+        for memory in (self._authors, self._ages, self._absent, self._under_way):
             memory.clear()
 
     def __len__(self) -> int:
         return len(self._authors)
 
-    def _newest_rooms(self, ids: list[int], live_ids: np.ndarray | None) -> Authors | None:
-        """The authors, when all are remembered and their newest rooms are those asked for: the most common case."""
-        if len(ids) < 2:
-            return None  # itemgetter gives no tuple
-        take = itemgetter(*ids)  # half the time of a loop
-        try:
-            newest = take(self._newest)
-        except KeyError:
-            return None
-        if live_ids is not None and list(newest) != live_ids.tolist():
-            return None
-        return dict(zip(ids, take(self._authors), strict=True))
-
-    def _has_room(self, author: int, live: int) -> bool:
-        return live in self._authors[author]["live_id"].tolist()
-
     def _is_absent(self, author: int, live: int) -> bool:
         return (author, MISSING) in self._absent or (author, live) in self._absent
 
-    def _start(self, authors: set[int]) -> set[asyncio.Task[Authors]]:
+    def _start(self, authors: set[int]) -> set[asyncio.Task[Fetched]]:
         """The fetches of some authors, one new one for all that have none."""
         new = [author for author in authors if author not in self._under_way]
         if new:
@@ -133,36 +113,34 @@ class AuthorCache:
             self._under_way.update(dict.fromkeys(new, task))
         return {self._under_way[author] for author in authors}
 
-    async def _fetch_and_remember(self, authors: list[int]) -> Authors:
+    async def _fetch_and_remember(self, authors: list[int]) -> Fetched:
         changes = self._changes
         fetched = await self._fetch(authors)
         if changes == self._changes:
             self._remember(authors, fetched)
         return fetched
 
-    def _finish(self, authors: list[int], task: asyncio.Task[Authors]) -> None:
+    def _finish(self, authors: list[int], task: asyncio.Task[Fetched]) -> None:
         for author in authors:
             if self._under_way.get(author) is task:
                 del self._under_way[author]
         if not task.cancelled():
             task.exception()  # seen: it may be that no request waits for it any more
 
-    def _remember(self, authors: list[int], fetched: Authors) -> None:
+    def _remember(self, authors: list[int], fetched: Fetched) -> None:
         now = self._clock()
-        for author in authors:
-            lives = fetched.get(author)
-            if lives is None or not len(lives):
-                self._absent.add((author, MISSING), now)
-            else:
-                self._authors[author] = lives
-                self._newest[author] = int(widen(lives["live_id"][-1:])[0])
-                self._ages.add(author, now)
+        known = [author for author in authors if len(fetched.get(author, ()))]
+        self._authors.add(known, fetched)
+        for author in known:
+            self._ages.add(author, now)
+        for author in set(authors).difference(known):
+            self._absent.add((author, MISSING), now)
         self._forget_old()
 
     def _forget_old(self) -> None:
         now = self._clock()
         for author in self._ages.outdated(now):
-            del self._authors[author], self._newest[author]
+            self._authors.remove(author)
         for _ in self._absent.outdated(now):
             pass
 

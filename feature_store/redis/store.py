@@ -21,7 +21,7 @@ from redis.asyncio import RedisCluster
 from feature_store.events.batch import EventBatch
 from feature_store.merge import require_events, users_times
 from feature_store.records import CorruptRecord, UserBatch, UserRecord, known_users
-from feature_store.redis.author_cache import AuthorCache, Authors, Rooms
+from feature_store.redis.author_cache import AuthorCache, Fetched, Rooms
 from feature_store.redis.codec import USER_FIELDS, RedisCodec
 from feature_store.redis.keys import RedisKeys
 from feature_store.redis.link import RedisLink
@@ -208,7 +208,7 @@ class RedisStore:
             fields: list[bytes | None] = await self.link.client.execute_command("HMGET", key, *USER_FIELDS)
             return fields
 
-    async def _fetch_or_log(self, wanted: Rooms) -> Authors:
+    async def _fetch_or_log(self, wanted: Rooms) -> Fetched:
         """An answer without some authors is better than no answer."""
         try:
             return await self._authors.fetch(wanted)
@@ -216,7 +216,7 @@ class RedisStore:
             _log.error("answering without %d authors: %s", len(wanted), error)
             return {}
 
-    async def _fetch_authors(self, author_ids: list[int]) -> Authors:
+    async def _fetch_authors(self, author_ids: list[int]) -> Fetched:
         """Those that can be read."""
         generation = await self._current()
         keys = [self.keys.author(generation, author) for author in author_ids]

@@ -110,7 +110,8 @@ def play(scenario: Scenario, model: Model, lengths: Lengths) -> Course:
         asyncio.run(materialize(model.prepared, place.direct_url))
         before = dict(asyncio.run(_stored(place)))
         workers = [stack.enter_context(running_worker(place.url, environment)) for _ in range(scenario.workers)]
-        service = stack.enter_context(running_service(model.artifact, place.url, ready_within_s=START_S, **environment))
+        serving = running_service(model.artifact, place.url, ready_within_s=START_S, cpus=None, **environment)
+        service = stack.enter_context(serving)
         traffic = _traffic(model.prepared, lengths)
         plan = Plan(traffic, service.url if scenario.over_http else place.url, EVENTS_PER_S / EVENTS, PATIENCE_S)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

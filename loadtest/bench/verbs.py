@@ -128,6 +128,54 @@ def bench_events(
     _finish(report, json)
 
 
+@bench.command("service")
+def bench_service(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="One part: generator, saturated, linear, open, mixed, cache, users, workers or memory."),
+    ] = None,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Small and short; its figures wander.")] = False,
+) -> None:
+    """The service under load, over Redis and LMDB: rates, latencies, CPU per request by stage, workers, memory.
+
+    Example: `farm bench service --json service.json`
+    """
+    from loadtest.bench.service import UnknownPartError, run
+
+    try:
+        report = run(artifact, only, quick)
+    except UnknownPartError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    _finish(report, json)
+
+
+@bench.command("peers")
+def bench_peers(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Some, by comma: fastapi, litserve, bentoml, mosec, ray, ray-haproxy.")
+    ] = None,
+    environments: Annotated[
+        Path, typer.Option(help="Folder of the peers' virtual environments; what is absent is made.")
+    ] = Path(".bench-peers"),
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Few and short blocks; with all peers still minutes.")] = False,
+) -> None:
+    """The same model, store and answers behind FastAPI, LitServe, BentoML, mosec and Ray Serve, in turn on one core.
+
+    Example: `farm bench peers --only fastapi,mosec --json peers.json`
+    """
+    from loadtest.bench.peers import UnknownPeerError, run
+
+    try:
+        report = run(artifact, only, environments, quick)
+    except UnknownPeerError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    _finish(report, json)
+
+
 def _finish(report: dict[str, Any], json: Path | None) -> None:
     """Print and write a bench's report; exit 1 when a claim does not hold."""
     text = json_module.dumps(report, indent=1)

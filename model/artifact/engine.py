@@ -1,62 +1,79 @@
 """The engine: both towers of an artifact in ONNX Runtime, on CPU or CUDA.
 
-Letters: U users, T tiles, K candidates of a tile, Fc candidate columns.
+Letters: U users, T tiles, K candidates of a tile, C candidates of a piece, Fc candidate columns.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 
 from feature_store.matrices import UserInputs
+from model.artifact.batch import BatchCost, EngineError, EngineOptions, Piece, Provider, Scored, UserState
 from model.artifact.calibration import Calibration
+from model.artifact.cuda import DeviceTowers
 from model.artifact.golden import load_golden
-from model.artifact.manifest import CALIBRATION, CANDIDATE_TOWER, GOLDEN, USER_TOWER, Artifact
+from model.artifact.host import HostTowers
+from model.artifact.manifest import CALIBRATION, GOLDEN, Artifact, ArtifactError, TensorSpec
+from model.artifact.providers import order_of, require
 
-Provider = Literal["cpu", "cuda"]
-UserState = dict[str, np.ndarray]
+__all__ = ["BatchCost", "Engine", "EngineError", "EngineOptions", "Piece", "Provider", "Scored", "UserState"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-
-class EngineError(RuntimeError):
-    """The model cannot run here as asked: provider not in use, or outputs that are not the golden ones."""
+_DEFAULTS = EngineOptions()
+_log = logging.getLogger(__name__)
 
 
 class Engine:
-    """A model at work.  Thread safe: ONNX Runtime sessions may be run from several threads at once.
+    """A model at work, thread safe.
 
-    The provider that was asked for is asserted: ONNX Runtime would fall back to the CPU silently.
+    `provider` is what is in use, which is asserted: ONNX Runtime would fall back to the CPU silently.
     """
 
-    def __init__(self, artifact: Artifact, provider: Provider = "cpu", threads: int = 1) -> None:
-        """threads: of one run of a tower."""
+    def __init__(
+        self,
+        artifact: Artifact,
+        provider: str | Sequence[str] = "cpu",
+        threads: int = 1,
+        options: EngineOptions = _DEFAULTS,
+    ) -> None:
+        """provider: one, or several in order of fallback;  threads: of one run of a tower on the CPU."""
         self.artifact, self.manifest, self.view = artifact, artifact.manifest, artifact.manifest.view
         self.version, self.tasks = artifact.version, artifact.manifest.view.tasks
-        self.provider: Provider = provider
+        self.options = options
         self.calibration = Calibration.load(artifact.path / CALIBRATION, self.tasks)
-        self._user_tower = _session(artifact.path / USER_TOWER, provider, threads)
-        self._candidate_tower = _session(artifact.path / CANDIDATE_TOWER, provider, threads)
-        self._user_reads = [node.name for node in self._user_tower.get_inputs()]
-        self._state_names = [spec.name for spec in artifact.manifest.state]
-        self._candidate_reads = [n.name for n in self._candidate_tower.get_inputs() if n.name in set(self._state_names)]
+        self.state_bytes = sum(_bytes(spec) for spec in self.manifest.state)  # of one user
+        self.provider, self._towers = _start(artifact, order_of(provider), threads, options)
+        self.nodes = dict(self._towers.nodes)  # of both towers, by ONNX Runtime's provider; empty on the CPU
+        self.cuda_graphs = self._towers.cuda_graphs  # in use
 
     @classmethod
-    def load(cls, path: str | Path, provider: Provider = "cpu", threads: int = 1, check: bool = True) -> Engine:
+    def load(
+        cls,
+        path: str | Path,
+        provider: str | Sequence[str] = "cpu",
+        threads: int = 1,
+        check: bool = True,
+        options: EngineOptions = _DEFAULTS,
+    ) -> Engine:
         """Open an artifact, verify its checksums, start the sessions and compare with the golden outputs."""
-        engine = cls(Artifact.open(path), provider, threads)
+        engine = cls(Artifact.open(path), provider, threads, options)
         if check:
             engine.check_golden()
         return engine
 
+    def run(self, pieces: Sequence[Piece]) -> tuple[list[Scored], BatchCost]:
+        """Score the candidates of several users at once, with the states that were given or new ones.
+
+        A piece alone is one tile with K = C on the CPU.  A user's state does not depend on the others of the batch.
+        """
+        return self._towers.run(pieces)
+
     def user_state(self, users: UserInputs) -> UserState:
         """Run the user tower: everything that does not depend on the candidates, by name, [U, ...] each."""
-        feeds = users.feeds()
-        outputs = self._user_tower.run(self._state_names, {name: feeds[name] for name in self._user_reads})
-        return dict(zip(self._state_names, outputs, strict=True))
+        return self._towers.user_state(users)
 
     def score(self, state: UserState, candidates: np.ndarray, tile_user: np.ndarray) -> np.ndarray:
         """Run the candidate tower.
@@ -64,10 +81,7 @@ class Engine:
         candidates [T, K, Fc] int64, tile_user [T] int64 the row of each tile's user in `state`
         -> uncalibrated probabilities [T, K, tasks] float32
         """
-        feeds = {name: state[name] for name in self._candidate_reads}
-        (out,) = self._candidate_tower.run(None, {**feeds, "candidates": candidates, "tile_user": tile_user})
-        probabilities: np.ndarray = out
-        return probabilities
+        return self._towers.score(state, candidates, tile_user)
 
     def score_user(self, state: UserState, candidates: np.ndarray) -> np.ndarray:
         """All candidates of one user as one tile.  [C, Fc] int64 -> [C, tasks] float32"""
@@ -89,14 +103,35 @@ class Engine:
         return worst
 
 
-def _session(path: Path, provider: Provider, threads: int) -> ort.InferenceSession:
-    wanted = _PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
-        raise EngineError(f"provider {provider}: this ONNX Runtime has only {', '.join(ort.get_available_providers())}")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=[wanted])
-    if session.get_providers()[0] != wanted:
-        raise EngineError(f"provider {provider}: ONNX Runtime fell back to {session.get_providers()[0]}")
-    return session
+def _start(
+    artifact: Artifact, order: tuple[Provider, ...], threads: int, options: EngineOptions
+) -> tuple[Provider, HostTowers | DeviceTowers]:
+    """The first provider of the order that starts.  EngineError says why none does."""
+    refusals = []
+    for provider in order:
+        try:
+            towers = _towers(artifact, provider, threads, options)
+        except EngineError as error:
+            _log.warning("%s", error)
+            refusals.append(str(error))
+        else:
+            _log.info("engine: provider %s of %s", provider, ",".join(order))
+            return provider, towers
+    raise EngineError("; ".join(refusals))
+
+
+def _towers(artifact: Artifact, provider: Provider, threads: int, options: EngineOptions) -> HostTowers | DeviceTowers:
+    """EngineError when the provider does not start, whatever keeps it from that."""
+    require(provider)
+    if provider == "cpu":
+        return HostTowers(artifact, threads)
+    try:
+        return DeviceTowers(artifact, provider, options)
+    except (EngineError, ArtifactError):
+        raise
+    except Exception as error:  # no GPU, no memory: ONNX Runtime's own errors share no base class
+        raise EngineError(f"provider {provider}: {error}") from error
+
+
+def _bytes(spec: TensorSpec) -> int:
+    return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize

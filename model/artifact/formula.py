@@ -23,6 +23,9 @@ class Term(BaseModel):
     power: float = Field(default=1.0, ge=-100.0, le=100.0)
 
 
+_ONE = Term()  # to make one takes as long as a logarithm of 200 scores
+
+
 class Formula(BaseModel):
     """Weights and powers by task.  A task that is not named has weight and power 1.
 
@@ -51,7 +54,7 @@ class Formula(BaseModel):
 
     def score(self, probabilities: np.ndarray, tasks: tuple[str, ...]) -> np.ndarray:
         """[C, T] float32 -> [C] float32"""
-        terms = [self.tasks.get(task, Term()) for task in tasks]
+        terms = [self.tasks.get(task, _ONE) for task in tasks]
         weight = np.array([term.weight for term in terms], np.float32)
         power = np.array([term.power for term in terms], np.float32)
         scores: np.ndarray = np.log1p(probabilities * weight) @ power

@@ -58,6 +58,7 @@ class Manifest(BaseModel):
     parameters: dict[str, int]  # dense, tables
     metrics: dict[str, Any]  # of the validation day at the chosen epoch
     data_span: dict[str, int]  # ms of the first and last training sample
+    precision: str = "fp32"  # of the dense arithmetic: fp32, fp16, int8
     golden_tolerance: float  # greatest allowed difference from the golden probabilities
     files: dict[str, FileSpec]
 

@@ -147,7 +147,7 @@ def test_no_half_precision_and_no_path_of_the_machine(farm: Exported, tower: str
 @pytest.mark.parametrize("tower", [USER_TOWER, CANDIDATE_TOWER])
 def test_ids_and_times_stay_int64(farm: Exported, tower: str) -> None:
     """ONNX Runtime's Clip cuts int64 at 32 bits; the exporter's floor division of int64 goes through float32."""
-    graph = onnx.load(str(farm.path / tower), load_external_data=False).graph
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(farm.path / tower), load_external_data=False)).graph
     types = {v.name: v.type.tensor_type.elem_type for v in [*graph.value_info, *graph.input]}
     for node in graph.node:
         if node.op_type in ("Clip", "Div"):

@@ -17,10 +17,11 @@ from conftest import Exported
 from feature_store.matrices import UserInputs
 from feature_store.schema import MISSING
 from feature_store.view import ModelView
-from model import export
 from model.artifact.engine import Engine
-from model.artifact.manifest import Artifact
+from model.artifact.manifest import Artifact, TensorSpec
 from model.export import ExportError, export_model
+from model.export import artifact as artifact_module
+from model.export.serving import ServingRanker
 from model.golden import EDGE_IDS, NOW_2022_MS, NOW_2035_MS, random_candidates, random_users, torch_probabilities
 from model.train import load_model
 
@@ -118,7 +119,7 @@ def test_the_moments_around_every_hour_and_quantum(farm: Exported, base: int) ->
     column = farm.engine.view.columns("video").index("event_time")
     users.video[:, :12, column] = now[:, None] // 60_000 * 60_000 - np.resize(lags, (len(now), 12))
     users.now[:] = now
-    expected, _ = farm.model.user_state(**{k: torch.from_numpy(v) for k, v in users.feeds().items()})
+    expected = ServingRanker(farm.model).user_state(**{k: torch.from_numpy(v) for k, v in users.feeds().items()})
     for name, found in farm.engine.user_state(users).items():
         wanted = expected[name].detach().numpy()
         np.testing.assert_allclose(found.astype(float), wanted.astype(float), atol=2e-5, rtol=1e-5, err_msg=name)
@@ -208,12 +209,13 @@ def test_a_kept_user_state_is_a_fresh_one_within_the_quantum(exported: Exported)
 def towers_of_farm(farm: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """Export writes FARM's towers as they were exported before, so that it takes no time."""
 
-    def copy(_model: object, _users: object, _state: object, folder: Path) -> None:
+    def copy(_model: object, folder: Path, _rewrite: bool) -> tuple[TensorSpec, ...]:
         for file in farm.path.iterdir():
             if file.suffix in (".onnx", ".data"):
                 shutil.copy(file, folder)
+        return farm.engine.manifest.state
 
-    monkeypatch.setattr(export, "_write_towers", copy)
+    monkeypatch.setattr(artifact_module, "write_towers", copy)
 
 
 @pytest.mark.usefixtures("towers_of_farm")

@@ -13,6 +13,7 @@ import lmdb
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from prometheus_client import generate_latest
 from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 from service_facts import Client, Facts, make_empty_store
@@ -42,7 +43,7 @@ def test_a_corrupt_history_is_an_empty_one(opened: Client, store_url: str, facts
         answer = client.post("/rank", json=body).json()
         assert answer["degraded"] == ["corrupt_history"]
         assert len(answer["ranking"]) == 3
-        assert 'farm_rank_degraded_total{reason="corrupt_history"} 1.0' in client.get("/metrics").text
+        assert 'farm_rank_degraded_total{reason="corrupt_history"} 1.0' in generate_latest().decode()
 
 
 def test_a_store_that_fails_degrades_the_answer(opened: Client, store_url: str, facts: Facts) -> None:
@@ -99,22 +100,24 @@ def test_not_ready_while_stopping_but_still_answering(opened: Client) -> None:
 
 def test_an_unforeseen_error_shows_nothing_of_itself(opened: Client) -> None:
     with opened() as (client, runtime):
-        runtime.pool.shutdown()
+        client.portal.call(runtime.scorer.close)
         failed = client.post("/rank", json={"user_id": 1, "candidates": [1]}, headers={"X-Request-Id": "q7"})
         assert (failed.status_code, failed.headers["content-type"]) == (500, "application/problem+json")
         assert failed.json()["request_id"] == "q7"
-        assert "shutdown" not in failed.text
-        assert 'farm_http_requests_total{route="/rank",status="500"} 1.0' in client.get("/metrics").text
+        assert "closed" not in failed.text
+        assert 'farm_http_requests_total{route="/rank",status="500"} 1.0' in generate_latest().decode()
 
 
 def test_a_request_that_waits_for_the_engine_holds_up_nothing(artifact: Path, store_url: str) -> None:
     async def check() -> None:
         runtime = load_runtime(Settings(artifact=artifact, store=store_url, executors=1))
-        free = threading.Event()
-        runtime.pool.submit(free.wait)
+        run, free = runtime.scorer._engine.run, threading.Event()
+        runtime.scorer._engine.run = lambda pieces: free.wait() and run(pieces)
         transport = httpx.ASGITransport(create_app(runtime))
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             body = {"user_id": 1, "candidates": list(range(2000))}
+            running = asyncio.create_task(client.post("/rank", json={"user_id": 1, "candidates": [1]}))
+            await asyncio.sleep(0.1)
             waiting = asyncio.create_task(client.post("/rank", json=body))
             await asyncio.sleep(0.1)
             assert (await client.get("/livez")).status_code == 200
@@ -123,6 +126,7 @@ def test_a_request_that_waits_for_the_engine_holds_up_nothing(artifact: Path, st
             answer = (await waiting).json()
             assert len(answer["ranking"]) == 2000
             assert 50 < answer["timing_ms"]["queue"] < answer["timing_ms"]["total"]
+            assert (await running).status_code == 200
         await runtime.close()
 
     asyncio.run(check())

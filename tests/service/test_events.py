@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client import generate_latest
 from service_facts import Client, make_empty_store
 
 from feature_store.schema import RecordSchema
@@ -66,7 +67,7 @@ def debug(client: TestClient, user_id: object = USER, **more: object) -> dict[st
 
 
 def count(client: TestClient, series: str) -> float:
-    lines = client.get("/metrics").text.splitlines()
+    lines = generate_latest().decode().splitlines()
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{series} ")), 0.0)
 
 

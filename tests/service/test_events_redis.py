@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 from service_facts import Client, make_empty_store
 
 from feature_store.records import records_from_columns
@@ -51,7 +52,7 @@ def test_a_full_log_pushes_back(
         refused = client.post("/events", json=events(1))
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:farm:problem:events-busy")
         assert int(refused.headers["retry-after"]) >= 1
-        assert 'farm_events_rejected_total{reason="events-busy"} ' in client.get("/metrics").text
+        assert 'farm_events_rejected_total{reason="events-busy"} ' in generate_latest().decode()
 
 
 def test_too_few_replicas_are_not_durable(

@@ -50,7 +50,7 @@ class Fresh:
         return httpx.post(f"{self.service.url}/events", json=body, timeout=PATIENCE_S, trust_env=False)
 
     def metrics(self) -> str:
-        return httpx.get(f"{self.service.url}/metrics", trust_env=False).text
+        return httpx.get(f"{self.service.admin_url}/metrics", trust_env=False).text
 
 
 def stored_user(prepared: Prepared) -> int:

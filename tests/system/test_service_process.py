@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,9 +35,30 @@ def post(url: str, body: object = BODY) -> httpx.Response:
 
 def workers(service: ServiceProcess) -> list[int]:
     """Ids of the worker processes."""
-    pid = service.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [worker["pid"] for worker in service.workers() if worker["state"] == "ready"]
+
+
+def admin(service: ServiceProcess, path: str) -> httpx.Response:
+    return httpx.get(f"{service.admin_url}{path}", timeout=20.0, trust_env=False)
+
+
+def sent_to(service: ServiceProcess, worker: int, bodies: list[object]) -> list[int]:
+    """Statuses of rankings that one worker answers, because the others are stopped meanwhile."""
+    others = [pid for pid in workers(service) if pid != worker]
+    for other in others:
+        os.kill(other, signal.SIGSTOP)
+    try:
+        return [post(service.url, body).status_code for body in bodies]
+    finally:
+        for other in others:
+            os.kill(other, signal.SIGCONT)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def refusal(artifact: Path, store: str, *options: str) -> str:
@@ -119,43 +142,89 @@ def test_environment_variables_set_options(artifact: Path, store_url: str) -> No
         assert post(service.url, {**BODY, "candidates": [1, 2]}).status_code == 200
 
 
-def test_two_workers_answer_and_are_counted_together(artifact: Path, store_url: str) -> None:
+def test_an_admin_port_in_use_is_refused(artifact: Path, store_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = refusal(artifact, store_url, "--admin-port", port)
+        assert line == f"farm serve: cannot listen on 127.0.0.1:{port} (--admin-port): Address already in use"
+
+
+def test_totals_are_exact_though_a_worker_is_killed(artifact: Path, store_url: str) -> None:
+    """The counts of the dead worker stay, its gauges go, and another one goes on counting."""
     with running_service(artifact, store_url, "--workers", "2") as service:
         first, second = workers(service)
-        for stopped in (first, second):  # so that the other one answers
-            os.kill(stopped, signal.SIGSTOP)
-            try:
-                for _ in range(5):
-                    assert post(service.url).status_code == 200
-                assert post(service.url, {"user_id": 1}).status_code == 422
-            finally:
-                os.kill(stopped, signal.SIGCONT)
-        for _ in range(4):
-            text = httpx.get(f"{service.url}/metrics", trust_env=False).text
-            assert 'farm_http_requests_total{route="/rank",status="200"} 10.0' in text
-            assert 'farm_http_requests_total{route="/rank",status="422"} 2.0' in text
-            assert 'farm_rank_stage_duration_seconds_count{stage="candidate_tower"} 10.0' in text
-            assert 'farm_rank_degraded_total{reason="unknown_authors"}' in text
-            assert text.count("farm_model_info{") == 1
-        assert service.stop() == 0
-        assert not [pid for pid in (first, second) if Path(f"/proc/{pid}").exists()]
-
-
-def test_a_worker_that_dies_is_replaced(artifact: Path, store_url: str, tmp_path: Path) -> None:
-    with running_service(artifact, store_url, "--workers", "2", TMPDIR=str(tmp_path)) as service:
-        first, second = workers(service)
+        for worker in (first, second):
+            assert sent_to(service, worker, [BODY] * 5 + [{"user_id": 1}]) == [200] * 5 + [422]
         os.kill(first, signal.SIGKILL)
-        assert post(service.url).status_code == 200
-        deadline = time.monotonic() + 20
-        while len(alive := workers(service)) < 2 or first in alive:
-            assert time.monotonic() < deadline, alive
-            time.sleep(0.1)
-        assert second in alive
-        os.kill(service.process.pid, signal.SIGKILL)  # and workers without a parent end
+        wait_until(lambda: len(workers(service)) == 2 and first not in workers(service))
+        for worker in workers(service):
+            assert sent_to(service, worker, [BODY] * 3) == [200] * 3
+        text = admin(service, "/metrics").text
+        assert 'farm_http_requests_total{route="/rank",status="200"} 16.0' in text
+        assert 'farm_http_requests_total{route="/rank",status="422"} 2.0' in text
+        assert 'farm_http_request_duration_seconds_count{route="/rank"} 18.0' in text
+        assert 'farm_rank_stage_duration_seconds_count{stage="candidate_tower"} 16.0' in text
+        assert 'farm_workers{state="ready"} 2.0' in text
+        assert "farm_worker_restarts_total 1.0" in text
+        assert text.count("farm_model_info{") == 1
+        assert service.stop() == 0
+
+
+def test_the_admin_port_tells_of_all_workers(artifact: Path, store_url: str) -> None:
+    with running_service(artifact, store_url, "--workers", "2") as service:
+        version = httpx.get(f"{service.url}/version", trust_env=False).json()
+        assert admin(service, "/livez").json() == {"status": "alive"}
+        assert admin(service, "/readyz").json() == {"status": "ready"}
+        assert admin(service, "/version").json()["model_versions"] == [version["model_version"]]
+        assert [worker["state"] for worker in service.workers()] == ["ready", "ready"]
+        os.kill(workers(service)[0], signal.SIGKILL)
+        wait_until(lambda: admin(service, "/readyz").status_code == 503)
+        refused = admin(service, "/readyz")
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert refused.json()["detail"] == "1 of 2 processes are ready"
+        assert httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
+        hidden = httpx.get(f"{service.url}/metrics", trust_env=False)
+        assert (hidden.status_code, hidden.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_connections_are_shared_out_evenly(artifact: Path, store_url: str) -> None:
+    """Eight clients that keep their connections: four on each worker, though all came at once."""
+    with running_service(artifact, store_url, "--workers", "2") as service, ExitStack() as stack:
+        parts = urlsplit(service.url)
+        for _ in range(8):
+            stack.enter_context(socket.create_connection((parts.hostname, parts.port), 10))
+        wait_until(lambda: sum(connections(pid, parts.port) for pid in workers(service)) == 8)
+        assert {connections(pid, parts.port) for pid in workers(service)} <= {3, 4, 5}
+
+
+def connections(pid: int, port: int | None) -> int:
+    """Open connections to the port that a process has accepted."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    established = "01"
+    sockets = {line[9] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == established}
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    return sum(link.removeprefix("socket:[").removesuffix("]") in sockets for link in links)
+
+
+def test_workers_without_a_parent_end(artifact: Path, store_url: str, tmp_path: Path) -> None:
+    with running_service(artifact, store_url, "--workers", "2", TMPDIR=str(tmp_path)) as service:
+        alive = workers(service)
+        service.process.kill()
         service.process.wait()
-        while any(Path(f"/proc/{pid}").exists() and running(pid) for pid in alive):
-            assert time.monotonic() < deadline, alive
-            time.sleep(0.1)
+        wait_until(lambda: not any(running(pid) for pid in alive))
+
+
+def test_a_worker_that_dies_again_and_again_is_replaced_ever_later(artifact: Path, store_url: str) -> None:
+    with running_service(artifact, store_url) as service:
+        for _ in range(2):
+            os.kill(workers(service)[0], signal.SIGKILL)
+            wait_until(lambda: not workers(service))
+            wait_until(lambda: bool(workers(service)))
+        assert post(service.url).status_code == 200
+        service.errors.seek(0)
+        lines = service.errors.read().splitlines()
+        assert lines[0].endswith("ended with -9; starting another in 1 s")
+        assert lines[1].endswith("ended with -9; starting another in 2 s, 2 ends in a row")
 
 
 def running(pid: int) -> bool:
@@ -192,11 +261,52 @@ def test_locust_finds_every_answer_right(artifact: Path, store_url: str) -> None
     with running_service(artifact, store_url) as service:
         load = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", service.url]
         done = subprocess.run(
-            [*load, "--headless", "-u", "2", "-r", "2", "-t", "3s", "--only-summary"], capture_output=True, text=True
+            [*load, "--headless", "-u", "2", "-r", "2", "-t", "5s", "--only-summary"], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        metrics = httpx.get(f"{service.url}/metrics", trust_env=False).text
-        assert 'route="/rank",status="200"' in metrics
+        metrics = admin(service, "/metrics").text
+        assert 'route="/rank",status="200"' in metrics, done.stdout
+
+
+def test_a_second_sigterm_ends_at_once(artifact: Path, store_url: str) -> None:
+    with running_service(artifact, store_url, FARM_DRAIN_TIMEOUT_S="60") as service:
+        parts = urlsplit(service.url)
+        with socket.create_connection((parts.hostname, parts.port), 10) as raw:
+            raw.sendall(
+                b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            )
+            time.sleep(0.3)
+            service.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: admin(service, "/readyz").status_code == 503)
+            assert admin(service, "/readyz").json()["detail"] == "the service is being stopped"
+            assert service.stop(timeout_s=10) == 1
+        service.errors.seek(0)
+        assert "1 worker was killed at the second signal" in service.errors.read()
+
+
+def test_no_request_fails_while_the_service_stops(artifact: Path, store_url: str) -> None:
+    """Clients that come with a new connection each are answered, or refused before they could send anything."""
+    with running_service(artifact, store_url, "--workers", "2") as service:
+        ended, lost = threading.Event(), []
+
+        def client() -> None:
+            while not ended.is_set():
+                try:
+                    assert post(service.url).status_code == 200
+                except httpx.ConnectError:
+                    return
+                except httpx.HTTPError as error:
+                    lost.append(error)
+
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for thread in clients:
+            thread.start()
+        time.sleep(0.5)
+        status = service.stop()
+        ended.set()
+        for thread in clients:
+            thread.join()
+        assert (status, lost) == (0, [])
 
 
 def test_sigint_is_a_clean_end_too(artifact: Path, store_url: str) -> None:

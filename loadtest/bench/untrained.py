@@ -1,0 +1,23 @@
+"""A model that was never trained: as fast as a trained one, and made in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def untrained(folder: Path, table_rows: str = "") -> Path:
+    """The artifact of an untrained FARM of the default view, in `folder` / "artifact".
+
+    table_rows: other sizes of tables, as model.train.tables.with_table_rows takes them.
+    """
+    from feature_store.schema import default_schema
+    from model.config import ModelConfig
+    from model.datasets.logs import default_view
+    from model.export import export_model
+    from model.farm import Ranker
+    from model.train import Run
+    from model.train.tables import with_table_rows
+
+    view = with_table_rows(default_view(), table_rows)
+    run = Run({"arch": "farm"}, view, default_schema(), "untrained", {})
+    return export_model(Ranker(ModelConfig(), view), run, folder / "artifact").path

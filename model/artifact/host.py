@@ -1,0 +1,95 @@
+"""Both towers on the CPU.
+
+Letters: U users, T tiles, K candidates of a tile, Fc candidate columns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnxruntime as ort
+
+from feature_store.matrices import UserInputs
+from model.artifact.batch import BatchCost, Piece, Scored, UserState
+from model.artifact.manifest import CANDIDATE_TOWER, USER_TOWER, Artifact
+from model.artifact.providers import open_session, session_options
+from model.artifact.tables import SharedTables
+from model.artifact.tiles import Tiles, best_size, pack
+
+_FIRST_USER = np.zeros(1, np.int64)
+
+
+class HostTowers:
+    """Two sessions that any number of threads may run at once."""
+
+    nodes: Mapping[str, int] = MappingProxyType({})  # not counted: there is only one provider
+    cuda_graphs = False
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        self._tables = SharedTables(artifact.path)
+        self._user_tower = self._open(artifact.path, USER_TOWER, threads)
+        self._candidate_tower = self._open(artifact.path, CANDIDATE_TOWER, threads)
+        self._user_reads = [node.name for node in self._user_tower.get_inputs()]
+        self._state_names = [spec.name for spec in artifact.manifest.state]
+        kept = set(self._state_names)
+        self._state_reads = [node.name for node in self._candidate_tower.get_inputs() if node.name in kept]
+        self._tasks = len(artifact.manifest.view.tasks)
+
+    def _open(self, folder: Path, tower: str, threads: int) -> ort.InferenceSession:
+        options = session_options(threads)
+        self._tables.give(options, tower)
+        return open_session(folder / tower, "cpu", options)
+
+    def user_state(self, users: UserInputs) -> UserState:
+        """Arrays [U, ...] by name."""
+        feeds = {name: getattr(users, name) for name in self._user_reads}
+        outputs = self._user_tower.run(self._state_names, feeds)
+        return dict(zip(self._state_names, outputs, strict=True))
+
+    def score(self, state: UserState, candidates: np.ndarray, tile_user: np.ndarray) -> np.ndarray:
+        """candidates [T, K, Fc], tile_user [T] rows of `state` -> probabilities [T, K, tasks]"""
+        feeds = {name: state[name] for name in self._state_reads}
+        feeds["candidates"], feeds["tile_user"] = candidates, tile_user
+        probabilities: np.ndarray = self._candidate_tower.run(("probabilities",), feeds)[0]
+        return probabilities
+
+    def run(self, pieces: Sequence[Piece]) -> tuple[list[Scored], BatchCost]:
+        """States of those without one, one user at a time; then all candidates in one run."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        states = [piece.state if piece.state is not None else self._state_of(piece) for piece in pieces]
+        user_wall, user_cpu = time.perf_counter(), time.thread_time()
+        tiles, probabilities = self._score_all(pieces, states)
+        cost = BatchCost(
+            user_tower_s=user_wall - wall,
+            candidate_tower_s=time.perf_counter() - user_wall,
+            user_tower_cpu_s=user_cpu - cpu,
+            candidate_tower_cpu_s=time.thread_time() - user_cpu,
+            users=sum(piece.state is None for piece in pieces),
+            tiles=tiles.tiles,
+            places=tiles.places,
+            candidates=sum(tiles.counts),
+        )
+        return [Scored(p, state) for p, state in zip(probabilities, states, strict=True)], cost
+
+    def _state_of(self, piece: Piece) -> UserState:
+        """One user at a time: the state is bit for bit the same whoever else is in the batch."""
+        if piece.users is None:
+            raise ValueError("piece.users: must be given where piece.state is not")
+        return self.user_state(piece.users)
+
+    def _score_all(self, pieces: Sequence[Piece], states: list[UserState]) -> tuple[Tiles, list[np.ndarray]]:
+        counts = [len(piece.candidates) for piece in pieces]
+        if not any(counts):
+            return pack(counts, 1), [np.empty((0, self._tasks), np.float32) for _ in pieces]
+        if len(pieces) == 1:
+            candidates = pieces[0].candidates[None]  # [1, C, Fc]
+            return pack(counts, counts[0]), [self.score(states[0], candidates, _FIRST_USER)[0]]
+        tiles = pack(counts, best_size(counts))
+        candidates = np.empty((tiles.tiles, tiles.size, pieces[0].candidates.shape[1]), np.int64)
+        tiles.fill([piece.candidates for piece in pieces], candidates)
+        joined = {name: np.concatenate([state[name] for state in states]) for name in self._state_reads}
+        return tiles, tiles.cut(self.score(joined, candidates, tiles.tile_user()))

@@ -1,0 +1,165 @@
+"""The parent's own port: health of all workers, their metrics.  It binds to loopback unless told otherwise."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import uuid
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
+
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+from pydantic import BaseModel, Field
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import PROBLEM_JSON, NotReadyError, install_error_handlers
+from service.release import package_version
+from service.scrape import METRICS_TYPE, Scrape
+from service.supervisor import Place
+
+_STATES = ("starting", "ready", "ended")
+
+
+class WorkerState(BaseModel):
+    """Of one process.  ended: another is started after a pause."""
+
+    role: Literal["engine", "worker"] = Field(description="engine: runs the towers for the workers")
+    pid: int | None
+    state: Literal["starting", "ready", "ended"]
+    restarts: int
+    model_version: str | None
+
+
+class Health(BaseModel):
+    status: Literal["alive", "ready"]
+
+
+class AdminVersion(BaseModel):
+    """Of the software, and of the models that workers answer with: one, but while they are replaced."""
+
+    service: str
+    model_versions: list[str]
+
+
+class Supervised(Protocol):
+    """The workers, seen from another thread."""
+
+    places: list[Place]
+
+    @property
+    def stopping(self) -> bool: ...
+
+
+def create_admin(service: Supervised, scrape: Scrape) -> FastAPI:
+    """The application of the admin port."""
+    app = FastAPI(title="FARM ranker, administration", version=package_version(), redirect_slashes=False)
+    not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready", "content": {PROBLEM_JSON: {}}}}
+
+    @app.get("/livez", summary="Is the parent alive?")
+    async def livez() -> Health:
+        return Health(status="alive")
+
+    @app.get("/readyz", summary="Do all workers take traffic?", responses=not_ready)
+    async def readyz() -> Health:
+        _require_ready(service)
+        return Health(status="ready")
+
+    @app.get("/workers", summary="Each worker's process and state")
+    async def workers() -> list[WorkerState]:
+        return states(service)
+
+    @app.get("/version", summary="What is running?")
+    async def version() -> AdminVersion:
+        models = {worker.model_version for worker in states(service) if worker.model_version}
+        return AdminVersion(service=app.version, model_versions=sorted(models))
+
+    @app.get("/metrics", summary="Prometheus metrics of all workers", response_class=Response)
+    def get_metrics() -> Response:
+        return Response(scrape.text(_WorkersCollector(service)), media_type=METRICS_TYPE)
+
+    install_error_handlers(app)
+    app.add_middleware(_WithRequestId)
+    return app
+
+
+def states(service: Supervised) -> list[WorkerState]:
+    """Of all workers, by number."""
+    return [_state(place) for place in service.places]
+
+
+def _state(place: Place) -> WorkerState:
+    process, ready = place.process, place.ready_at is not None
+    return WorkerState(
+        role=place.role,
+        pid=None if process is None else process.pid,
+        state="ready" if ready else "ended" if process is None else "starting",
+        restarts=place.restarts,
+        model_version=place.model_version if ready else None,
+    )
+
+
+def _require_ready(service: Supervised) -> None:
+    """NotReadyError says how many processes are ready."""
+    if service.stopping:
+        raise NotReadyError("the service is being stopped")
+    ready = sum(worker.state == "ready" for worker in states(service))
+    if ready < len(service.places):
+        raise NotReadyError(f"{ready} of {len(service.places)} processes are ready")
+
+
+class _WorkersCollector(Collector):
+    """Metrics of the parent itself."""
+
+    def __init__(self, service: Supervised) -> None:
+        self._service = service
+
+    def collect(self) -> Iterable[Metric]:
+        found = [state for state in states(self._service) if state.role == "worker"]
+        workers = GaugeMetricFamily("farm_workers", "Workers by state.", labels=["state"])
+        for state in _STATES:
+            workers.add_metric([state], sum(worker.state == state for worker in found))
+        restarts = CounterMetricFamily("farm_worker_restarts_total", "Workers that ended and were replaced.")
+        restarts.add_metric([], sum(worker.restarts for worker in found))
+        return workers, restarts
+
+
+class AdminServer:
+    """Serves an application in a thread of its own, on a socket that listens already."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        config = uvicorn.Config(  # of what the parent has imported anyway: it is kept small
+            app,
+            loop="asyncio",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+
+    def __enter__(self) -> AdminServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+class _WithRequestId:
+    """Problem details name the request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
+        await self._app(scope, receive, send)

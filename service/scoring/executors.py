@@ -1,0 +1,103 @@
+"""Threads that run batches: an idle one takes what waits at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from service.scoring.policy import BatchPolicy, JobT, Share
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_log = logging.getLogger(__name__)
+
+
+class ScorerClosedError(RuntimeError):
+    """The service is stopping and takes no more work."""
+
+
+class Executors(Generic[JobT]):
+    """`count` threads over one policy, whose lock this is.  Threads of the caller only add and drop."""
+
+    def __init__(self, policy: BatchPolicy[JobT], count: int, run: Callable[[Sequence[Share[JobT]]], None]) -> None:
+        """run: a batch, in a thread; it calls `finish` and must not raise."""
+        self._policy, self._run = policy, run
+        self._lock = threading.Lock()
+        self._wake: SimpleQueue[None] = SimpleQueue()  # one entry for each thread to be woken
+        self._idle, self._closed = 0, False
+        self._threads = [threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, job: JobT) -> None:
+        """ScorerClosedError after `close`."""
+        with self._lock:
+            if self._closed:
+                raise ScorerClosedError("the scorer is closed")
+            self._policy.add(job)
+            self._wake_one()
+
+    def drop(self, job: JobT) -> None:
+        with self._lock:
+            self._policy.drop(job)
+
+    def finish(self, shares: Iterable[Share[JobT]]) -> list[JobT]:
+        """These were scored; the jobs of which nothing is left."""
+        with self._lock:
+            return [share.job for share in shares if self._policy.finish(share)]
+
+    def close(self) -> list[JobT]:
+        """Stop when the running batches are done; the jobs that nobody will run.  `join` waits for the threads."""
+        with self._lock:
+            self._closed = True
+            jobs = self._policy.drain()
+            for _ in self._threads:
+                self._wake.put(None)
+        return jobs
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            self._run(batch)
+
+    def _next(self) -> list[Share[JobT]]:
+        """Waits for a batch; empty after `close`."""
+        while True:
+            with self._lock:
+                batch = self._policy.take(self._idle)
+                if batch and len(self._policy):
+                    self._wake_one()
+                if batch or self._closed:
+                    return batch
+                self._idle += 1
+            self._wake.get()
+
+    def _wake_one(self) -> None:
+        """Whoever is woken is idle no more, so that the next job wakes another."""
+        if self._idle:
+            self._idle -= 1
+            self._wake.put(None)
+
+
+def bisect(
+    items: Sequence[ItemT], run: Callable[[Sequence[ItemT]], list[ResultT]], on_failure: Callable[[int], None]
+) -> list[ResultT | Exception]:
+    """`run` of all, in halves where it fails, so that an item that makes it fail fails alone.
+
+    on_failure: called with how many items failed together.
+    """
+    try:
+        return list(run(items))
+    except Exception as error:  # whatever the engine says of these inputs
+        on_failure(len(items))
+        if len(items) == 1:
+            return [error]
+        half = len(items) // 2
+        return bisect(items[:half], run, on_failure) + bisect(items[half:], run, on_failure)
