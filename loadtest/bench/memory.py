@@ -24,7 +24,6 @@ PSS_BOUND = 1.3  # of several workers together, in parts of one
 
 _CANDIDATES, _CLIENTS, _USERS, _AUTHORS, _BODIES = 200, 8, 2_000, 1_000_000, 4_000
 _TABLE = "author_id"
-_STATE_CACHE_MB = 64  # of all workers together
 _CPUS = {0, 1}
 _KIB = 1024
 _UTIME, _STIME = 11, 12  # in /proc/PID/stat behind the name
@@ -73,9 +72,8 @@ def run_memory(workers: int = 4, table_mb: int = 500, seconds: float = 6.0) -> d
 
 
 def _under_load(artifact: Path, store: str, bodies: Path, workers: int, seconds: float) -> dict[str, Any]:
-    """MB after a load that each worker has had its share of; kept user states have the same memory in all."""
-    cache_mb = str(_STATE_CACHE_MB // workers)
-    with running_service(artifact, store, "--workers", str(workers), FARM_STATE_CACHE_MB=cache_mb) as service:
+    """MB after a load that each worker has had its share of."""
+    with running_service(artifact, store, "--workers", str(workers)) as service:
         load = run_load(Load(f"{service.url}/rank", bodies, _CLIENTS, seconds))
         pids = [worker["pid"] for worker in service.workers()]
         return {
