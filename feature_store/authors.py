@@ -177,6 +177,13 @@ def columns(records: np.ndarray, names: tuple[str, ...] | None = None) -> np.nda
     return wide
 
 
+def single(record: np.void, names: tuple[str, ...]) -> list[int]:
+    """As `columns`, of one record: [F], without an array for each field."""
+    least = _least(record.dtype, names).tolist()
+    values = [record[name].item() for name in names]
+    return [MISSING if value == none else value for value, none in zip(values, least, strict=True)]
+
+
 def _narrow(row: np.ndarray, dtype: np.dtype[np.void]) -> np.ndarray:
     """The one record [1] of which `row` [F] are the columns."""
     assert dtype.names is not None, "records have fields"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from feature_store.authors import Authors, columns
+from feature_store.authors import Authors, columns, single
 from feature_store.records import UserRecord, known_at
 from feature_store.schema import DOMAINS, MISSING, Domain
 from feature_store.view import ModelView
@@ -40,10 +40,12 @@ def history_matrix(
     history: records of one domain in history order (merge.py).
     """
     matrix = np.full((length, len(names)), MISSING)
+    latest = now_ms - delay_ms
     known = known_at(history)
-    rows = np.flatnonzero((known != MISSING) & (known <= now_ms - delay_ms))[-length:]
-    matrix[: len(rows)] = columns(history, tuple(names))[rows]
-    return matrix, len(rows)
+    keep = (known <= latest) & (known != MISSING)
+    kept = (history if np.count_nonzero(keep) == len(history) else history[keep])[-length:]
+    matrix[: len(kept)] = columns(kept, tuple(names))
+    return matrix, len(kept)
 
 
 def user_inputs(
@@ -103,10 +105,8 @@ def _domain_matrix(view: ModelView, domain: Domain, user: UserRecord | None, now
 
 def _user_row(view: ModelView, user: UserRecord | None, user_id: int, context: Mapping[str, int]) -> list[int]:
     names = view.columns("user")
-    if user is None or user.attributes is None:
-        row = [MISSING] * len(names)
-    else:
-        row = columns(np.atleast_1d(user.attributes), names)[0].tolist()
+    attributes = None if user is None else user.attributes
+    row = [MISSING] * len(names) if attributes is None else single(attributes, names)
     if "user_id" in names:
         row[names.index("user_id")] = user_id
     return row + [context.get(column, MISSING) for column in view.columns("context")]

@@ -120,8 +120,15 @@ def records_from_columns(schema: RecordSchema, record: str, columns: Mapping[str
 def known_at(events: np.ndarray) -> np.ndarray:
     """When each view's outcome was known, ms since 1970; MISSING while it is in progress.  [E] int64"""
     after = events["known_after"]
-    in_progress = after == np.iinfo(after.dtype).min  # their sums mean nothing
-    return np.where(in_progress, MISSING, events["event_time"] + after)
+    known: np.ndarray = np.add(events["event_time"], after, dtype=np.int64)
+    known[after == _least(after.dtype)] = MISSING  # they are in progress: their sums mean nothing
+    return known
+
+
+@lru_cache(maxsize=16)
+def _least(dtype: np.dtype[np.integer]) -> int:
+    """np.iinfo takes longer than the sums of a history."""
+    return int(np.iinfo(dtype).min)
 
 
 def empty_user(schema: RecordSchema) -> UserRecord:

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from fastapi import FastAPI, Request, Response
-from starlette.types import Receive, Scope
+from starlette.types import ASGIApp, Receive, Scope
 
 from service.body import JSON, read_json_body
 from service.contract import RecordSchemaName, Status, Version
-from service.errors import NotReadyError, ServiceError, install_error_handlers
+from service.errors import NotReadyError, install_error_handlers
 from service.events import accept_events, counting_rejections
 from service.metrics import name_model
 from service.openapi import events_body, events_responses, install_openapi, problems, rank_body, rank_responses
@@ -22,6 +22,7 @@ from service.shortcut import OnError, Shortcut
 from service.telemetry import Telemetry
 
 _ACCEPTED = 202
+_ROUTES = ("/rank", "/events", "/livez", "/readyz", "/version")  # that metrics name
 
 _DESCRIPTION = """Ranks candidate live-streaming authors for a user, and takes the events that keep histories fresh.
 
@@ -29,8 +30,21 @@ Fields are only added to requests and answers: clients ignore those they do not 
 Ids beyond 2^53 are decimal strings, in requests and in answers."""
 
 
-def create_app(runtime: Runtime) -> FastAPI:
+def create_app(runtime: Runtime) -> ASGIApp:
     """The service over `runtime`, which it closes when it stops."""
+    app = _documented(runtime)
+
+    async def post(scope: Scope, receive: Receive) -> bytes:
+        return await _rank(runtime, scope, receive)
+
+    on_error = cast(OnError, app.exception_handlers[Exception])
+    model = runtime.model
+    name_model(model.version, model.manifest.arch, model.provider)
+    return Telemetry(Shortcut(app, "/rank", post, on_error), _ROUTES)
+
+
+def _documented(runtime: Runtime) -> FastAPI:
+    """The application without what `create_app` puts around it: ids of requests, metrics, and short rankings."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -50,24 +64,19 @@ def create_app(runtime: Runtime) -> FastAPI:
     _add_health(app, runtime)
     _add_reports(app, runtime)
     install_openapi(app, runtime.store.schema)
-    app.add_middleware(Telemetry, routes=("/rank", "/events", "/livez", "/readyz", "/version"))
-    engine = runtime.model
-    name_model(engine.version, engine.manifest.arch, engine.provider)
     return app
 
 
-def _add_ranking(app: FastAPI, runtime: Runtime) -> None:
-    async def post(scope: Scope, receive: Receive) -> Response:
-        body = await read_json_body(scope, receive, runtime.settings.max_body_bytes)
-        return Response(await rank(runtime, body, scope["state"]["request_id"]), media_type=JSON)
+async def _rank(runtime: Runtime, scope: Scope, receive: Receive) -> bytes:
+    body = await read_json_body(scope, receive, runtime.settings.max_body_bytes)
+    return await rank(runtime, body, scope["state"]["request_id"])
 
+
+def _add_ranking(app: FastAPI, runtime: Runtime) -> None:
     @app.post("/rank", tags=["ranking"], summary="Rank", responses=rank_responses(), openapi_extra=rank_body())
     async def post_rank(request: Request) -> Response:
         """Probabilities of each task for each candidate author, and the order that the formula makes of them."""
-        return await post(request.scope, request.receive)
-
-    on_error = cast(OnError, app.exception_handlers[ServiceError])
-    app.add_middleware(Shortcut, path="/rank", post=post, on_error=on_error)
+        return Response(await _rank(runtime, request.scope, request.receive), media_type=JSON)
 
 
 def _add_events(app: FastAPI, runtime: Runtime) -> None:

@@ -18,7 +18,7 @@ from prometheus_client import (
 
 from feature_store.events.batch import EventBatch
 
-STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "formula", "serialise")
+STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "hand_over", "formula", "serialise")
 DEGRADED = ("no_history", "corrupt_history", "unknown_authors")
 REJECTED = (
     "malformed-body",

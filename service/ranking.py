@@ -46,11 +46,15 @@ class Stopwatch:
         self.seconds[stage], self._last = now - self._last, now
 
     def lap_scored(self, score: Score) -> None:
-        """The time since the last lap was the towers', and the queue's before and after them."""
-        self.lap("queue")
-        towers = {"user_tower": score.user_tower_s, "candidate_tower": score.candidate_tower_s}
-        self.seconds["queue"] -= sum(towers.values())
-        self.seconds.update(towers)
+        """The time since the last lap was the queue's, the towers', and that of the way to them and back."""
+        self.lap("hand_over")
+        stages = {
+            "queue": score.queue_s,
+            "user_tower": score.user_tower_s,
+            "candidate_tower": score.candidate_tower_s,
+        }
+        self.seconds["hand_over"] -= sum(stages.values())
+        self.seconds.update(stages)
 
     def timing_ms(self) -> dict[str, float]:
         shown = {stage: round(1000 * self.seconds[stage], 3) for stage in _SHOWN_STAGES}

@@ -96,6 +96,7 @@ def _config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         app,
         access_log=False,
         log_level="warning",
+        proxy_headers=False,  # nobody asks who the client is
         server_header=False,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.drain_timeout_s,

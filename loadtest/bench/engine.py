@@ -20,7 +20,7 @@ from feature_store.matrices import UserInputs
 from feature_store.view import ModelView
 from loadtest.bench import sgemm
 from loadtest.bench.flops import flops
-from model.artifact.engine import Engine, Provider
+from model.artifact.engine import Engine, Piece, Provider
 from model.artifact.manifest import CANDIDATE_TOWER, USER_TOWER
 from model.figures import claim, report
 from model.golden import random_candidates, random_users
@@ -67,13 +67,14 @@ def run(artifact: Path | None, threads: int, counts: list[int], device: Provider
         return Engine.load(path, device, threads)
 
     with tempfile.TemporaryDirectory() as scratch:
-        plain, rewritten = (load(path) for path in _untrained_pair(artifact, Path(scratch)))
-        engine = rewritten if artifact is None else load(artifact)
+        plain = load(_untrained(artifact, Path(scratch) / "plain", rewrite=False))
+        engine = load(_untrained(None, Path(scratch) / "rewritten", rewrite=True) if artifact is None else artifact)
         results = {
             "towers": _towers(bench, engine, sorted({*counts, RATE_CANDIDATES}), threads),
             "kept_state_one_candidate_ms": _kept_state(bench, engine),
             "batch": _batch(bench, engine),
-            "rewritten_against_plain": _against(bench, {"plain": plain, "rewritten": rewritten}),
+            "rewritten_against_plain": _against(bench, {"plain": plain, "rewritten": engine}),
+            "batch_of_new_users": _batch_of_new_users(bench, engine),
             "user_once_against_tiled": _user_once_against_tiled(bench, engine),
         }
         if device == "cpu":
@@ -108,8 +109,8 @@ def _claims(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*found, claim(f"{text} with the user once / with the history tiled", tiled, ">=", USER_ONCE)]
 
 
-def _untrained_pair(artifact: Path | None, folder: Path) -> tuple[Path, Path]:
-    """An untrained model of an artifact's settings and view, or the default ones: exported plain, and rewritten."""
+def _untrained(artifact: Path | None, folder: Path, rewrite: bool) -> Path:
+    """An untrained model of an artifact's settings and view, or the default ones, exported.  Its speed is the same."""
     from feature_store.schema import default_schema
     from model.artifact.manifest import Artifact
     from model.config import ModelConfig, split_settings
@@ -122,11 +123,8 @@ def _untrained_pair(artifact: Path | None, folder: Path) -> tuple[Path, Path]:
     if artifact is not None:
         manifest = Artifact.open(artifact).manifest
         config, view = split_settings({"arch": manifest.arch} | manifest.settings)[0], manifest.view
-    untrained = Run({"arch": config.arch}, view, default_schema(), "untrained", {})
-    model = Ranker(config, view)
-    names = {"plain": False, "rewritten": True}
-    paths = [export_model(model, untrained, folder / name, rewrite=on).path for name, on in names.items()]
-    return paths[0], paths[1]
+    run = Run({"arch": config.arch}, view, default_schema(), "untrained", {})
+    return export_model(Ranker(config, view), run, folder, rewrite=rewrite).path
 
 
 def _converted(artifact: Path, out: Path) -> Path:
@@ -178,6 +176,27 @@ def _batch(bench: Bench, engine: Engine) -> dict[str, Any]:
     candidates, tile_user = random_candidates(engine.view, BATCH, seed=1), np.arange(tiles)
     ms = bench.medians_ms({"batch": lambda: engine.score(state, candidates, tile_user)})["batch"]
     return {"tiles": tiles, "candidates_of_a_tile": size, "candidate_tower_ms": ms}
+
+
+def _batch_of_new_users(bench: Bench, engine: Engine) -> dict[str, Any]:
+    """Users without a kept state and 200 candidates of each: all at once, and one after the other, in alternation."""
+    users = _full_users(engine.view, BATCH[0]).feeds()
+    pieces = [
+        Piece(
+            UserInputs(**{name: array[row : row + 1] for name, array in users.items()}),
+            state=None,
+            candidates=random_candidates(engine.view, (1, COMPARED_CANDIDATES), seed=row)[0],
+        )
+        for row in range(BATCH[0])
+    ]
+    ms = bench.medians_ms(
+        {
+            "at_once_ms": partial(engine.run, pieces),
+            "one_by_one_ms": lambda: [engine.run([piece]) for piece in pieces],
+        }
+    )
+    found = {"users": len(pieces), "candidates_of_a_user": COMPARED_CANDIDATES}
+    return {**found, **ms, "ratio": ms["one_by_one_ms"] / ms["at_once_ms"]}
 
 
 def _against(bench: Bench, engines: Mapping[str, Engine]) -> dict[str, Any]:

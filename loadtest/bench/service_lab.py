@@ -31,6 +31,7 @@ STATE_LOOKS = "farm_state_cache_requests_total"
 _LOAD_FIGURES = ("per_second", "p50_ms", "p95_ms", "p99_ms", "p999_ms", "max_ms", "generator_cpu_share", "late_p99_ms")
 _APART_MS = 40 * 24 * 3_600_000
 _WARM_UP_S = 0.3  # of a block: caches are full since the first
+_FILL_S = 1.0  # of the first block of a service: as many requests as it takes to ask for every author
 _KEEP_EVERY = 50  # of the answers that are looked at
 
 K = TypeVar("K", bound=Hashable)
@@ -184,7 +185,7 @@ def interleave(ways: Mapping[K, Callable[[float], Block]], rounds: int, seconds:
     which fills caches.  Each is given its seconds."""
     blocks: dict[K, list[Block]] = {key: [] for key in ways}
     for measure in ways.values():
-        measure(min(seconds, 1.0))
+        measure(max(seconds, _FILL_S))
     for number in range(rounds):
         for key in list(ways) if number % 2 == 0 else reversed(list(ways)):
             blocks[key].append(ways[key](seconds))

@@ -22,9 +22,8 @@ _BACKEND: Backend = "lmdb"
 def mixed(lab: Lab, sizes: Sizes) -> dict[str, Any]:
     """Latencies by size, and how long small requests waited against how long batches took.
 
-    Both are of the answers' timing_ms: `queue`, in which is all the time between the store and the formula that is not
-    the batch's, so that the hand-over between threads counts as waiting; and the time of the batch in which a small
-    request was.
+    Both are of the answers' timing_ms: `queue`, from when a request was given to the engine's threads until one took
+    it; and the time of the batch in which a small request was.
     """
     bodies = lab.bodies(COUNTS, sizes.bodies)
     block = lab.service(_BACKEND).block(bodies, CLIENTS, sizes.mixed_seconds, keep_every=1, by_candidates=True)

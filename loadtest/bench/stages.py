@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import cast
 
 import numpy as np
 import uvicorn
 import uvloop
-from fastapi import FastAPI, Response
-from starlette.types import Receive, Scope
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope
 
 from feature_store.matrices import candidate_matrix, user_inputs
 from feature_store.schema import MISSING
@@ -30,12 +31,11 @@ from model.artifact.calibration import Calibration
 from model.artifact.formula import Formula
 from model.artifact.manifest import CALIBRATION, Artifact
 from service.answer import Rows, json_ids, render
-from service.body import JSON, read_json_body
-from service.errors import ServiceError, install_error_handlers
+from service.body import read_json_body
 from service.metrics import STAGES, observe_ranking
 from service.parse import Query, parse_query
 from service.scoring.cache import StateCache
-from service.shortcut import OnError, Shortcut
+from service.shortcut import Shortcut
 from service.telemetry import Telemetry
 
 _BODY_LIMIT = 1 << 20
@@ -150,12 +150,15 @@ async def _store_cpu_ms(store: FeatureStore, queries: Sequence[Query], other: np
 async def _http_cpu_ms(bodies: Sequence[bytes], answer: bytes, rounds: int) -> float:
     """Of this thread, which serves a constant answer to a client in a process of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(_no_op(answer), access_log=False, log_level="warning", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(_no_op(answer), access_log=False, log_level="warning", lifespan="off", proxy_headers=False)
+    )
     serving = asyncio.create_task(server.serve([listener]))
     spent: list[float] = []
     ours, theirs = get_context("spawn").Pipe()
     client = get_context("spawn").Process(target=post_all, args=(listener.getsockname()[1], list(bodies), theirs))
     client.start()
+    theirs.close()  # so that the end of the client ends the pipe
     try:
         for _ in range(1 + rounds):
             start = time.thread_time()
@@ -171,16 +174,14 @@ async def _http_cpu_ms(bodies: Sequence[bytes], answer: bytes, rounds: int) -> f
     return median(spent[1:])  # the first round waits for the client to start
 
 
-def _no_op(answer: bytes) -> FastAPI:
+def _no_op(answer: bytes) -> ASGIApp:
     """What is around a ranking in service.app."""
-    app = FastAPI()
-    install_error_handlers(app)
 
-    async def post(scope: Scope, receive: Receive) -> Response:
+    async def post(scope: Scope, receive: Receive) -> bytes:
         await read_json_body(scope, receive, _BODY_LIMIT)
-        return Response(answer, media_type=JSON)
+        return answer
 
-    on_error = cast(OnError, app.exception_handlers[ServiceError])
-    app.add_middleware(Shortcut, path="/rank", post=post, on_error=on_error)
-    app.add_middleware(Telemetry, routes=("/rank",))
-    return app
+    async def on_error(request: Request, error: Exception) -> Response:
+        raise error
+
+    return Telemetry(Shortcut(Starlette(), "/rank", post, on_error), ("/rank",))

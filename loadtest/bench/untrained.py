@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+_KNOTS = 40  # of each task's calibration, about as many as a trained one has
+
 
 def untrained(folder: Path, table_rows: str = "") -> Path:
-    """The artifact of an untrained FARM of the default view, in `folder` / "artifact".
+    """The artifact of an untrained FARM of the default view, every task calibrated, in `folder` / "artifact".
 
     table_rows: other sizes of tables, as model.train.tables.with_table_rows takes them.
     """
     from feature_store.schema import default_schema
+    from model.artifact.calibration import Calibration
     from model.config import ModelConfig
     from model.datasets.logs import default_view
     from model.export import export_model
@@ -20,4 +25,6 @@ def untrained(folder: Path, table_rows: str = "") -> Path:
 
     view = with_table_rows(default_view(), table_rows)
     run = Run({"arch": "farm"}, view, default_schema(), "untrained", {})
-    return export_model(Ranker(ModelConfig(), view), run, folder / "artifact").path
+    knots = np.linspace(0.002, 0.97, _KNOTS)
+    calibration = Calibration(view.tasks, dict.fromkeys(view.tasks, (knots, 0.9 * knots)))
+    return export_model(Ranker(ModelConfig(), view), run, folder / "artifact", calibration).path

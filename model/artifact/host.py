@@ -5,8 +5,9 @@ Letters: U users, T tiles, K candidates of a tile, Fc candidate columns.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,12 +16,15 @@ import onnxruntime as ort
 
 from feature_store.matrices import UserInputs
 from model.artifact.batch import BatchCost, Piece, Scored, UserState
-from model.artifact.manifest import CANDIDATE_TOWER, USER_TOWER, Artifact
+from model.artifact.golden import load_golden
+from model.artifact.manifest import CANDIDATE_TOWER, GOLDEN, USER_TOWER, Artifact
 from model.artifact.providers import open_session, session_options
 from model.artifact.tables import SharedTables
 from model.artifact.tiles import Tiles, best_size, pack
 
+MOST_USERS = 8  # of one run of the user tower: more gain nothing, and their events no longer fit the core's cache
 _FIRST_USER = np.zeros(1, np.int64)
+_log = logging.getLogger(__name__)
 
 
 class HostTowers:
@@ -38,6 +42,7 @@ class HostTowers:
         kept = set(self._state_names)
         self._state_reads = [node.name for node in self._candidate_tower.get_inputs() if node.name in kept]
         self._tasks = len(artifact.manifest.view.tasks)
+        self.users_at_once = self._exact_users(load_golden(artifact.path / GOLDEN)[0].users)  # in one run of the tower
 
     def _open(self, folder: Path, tower: str, threads: int) -> ort.InferenceSession:
         options = session_options(threads)
@@ -58,9 +63,10 @@ class HostTowers:
         return probabilities
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[Scored], BatchCost]:
-        """States of those without one, one user at a time; then all candidates in one run."""
+        """States of those without one, several users at a time; then all candidates in one run."""
         wall, cpu = time.perf_counter(), time.thread_time()
-        states = [piece.state if piece.state is not None else self._state_of(piece) for piece in pieces]
+        made = self._states([_users_of(piece) for piece in pieces if piece.state is None])
+        states = [next(made) if piece.state is None else piece.state for piece in pieces]
         user_wall, user_cpu = time.perf_counter(), time.thread_time()
         tiles, probabilities = self._score_all(pieces, states)
         cost = BatchCost(
@@ -75,11 +81,29 @@ class HostTowers:
         )
         return [Scored(p, state) for p, state in zip(probabilities, states, strict=True)], cost
 
-    def _state_of(self, piece: Piece) -> UserState:
-        """One user at a time: the state is bit for bit the same whoever else is in the batch."""
-        if piece.users is None:
-            raise ValueError("piece.users: must be given where piece.state is not")
-        return self.user_state(piece.users)
+    def _states(self, users: Sequence[UserInputs]) -> Iterator[UserState]:
+        """Of each user, in arrays of its own, so that keeping one keeps no other."""
+        for first in range(0, len(users), self.users_at_once):
+            some = users[first : first + self.users_at_once]
+            state = self.user_state(_joined(some))
+            for row in range(len(some)):
+                yield state if len(some) == 1 else _rows(state, row)
+
+    def _exact_users(self, users: UserInputs) -> int:
+        """MOST_USERS if states of a batch are bit for bit those of each user alone on this machine; 1 if not.
+
+        The graph sees to it (model.export.user), but which kernels ONNX Runtime has for a product is the CPU's matter.
+        Every size of batch that will run is tried, with other users of other histories in each.
+        """
+        rows = [UserInputs(**_rows(users.feeds(), row)) for row in range(len(users.now))]
+        alone = [self.user_state(row) for row in rows]
+        for size in range(2, MOST_USERS + 1):
+            batch = [(size + place) % len(rows) for place in range(size)]
+            state = self.user_state(_joined([rows[row] for row in batch]))
+            if not all(_same(_rows(state, place), alone[row]) for place, row in enumerate(batch)):
+                _log.warning("engine: states of %d users at once are not those of each alone: one user at a time", size)
+                return 1
+        return MOST_USERS
 
     def _score_all(self, pieces: Sequence[Piece], states: list[UserState]) -> tuple[Tiles, list[np.ndarray]]:
         counts = [len(piece.candidates) for piece in pieces]
@@ -93,3 +117,27 @@ class HostTowers:
         tiles.fill([piece.candidates for piece in pieces], candidates)
         joined = {name: np.concatenate([state[name] for state in states]) for name in self._state_reads}
         return tiles, tiles.cut(self.score(joined, candidates, tiles.tile_user()))
+
+
+def _users_of(piece: Piece) -> UserInputs:
+    if piece.users is None:
+        raise ValueError("piece.users: must be given where piece.state is not")
+    return piece.users
+
+
+def _joined(users: Sequence[UserInputs]) -> UserInputs:
+    """U = 1 each -> all of them."""
+    if len(users) == 1:
+        return users[0]
+    feeds = [one.feeds() for one in users]
+    return UserInputs(**{name: np.concatenate([arrays[name] for arrays in feeds]) for name in feeds[0]})
+
+
+def _rows(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
+    """One user's, U = 1, copied."""
+    return {name: array[row : row + 1].copy() for name, array in arrays.items()}
+
+
+def _same(left: UserState, right: UserState) -> bool:
+    """Bit for bit: a negative zero is no zero."""
+    return all(array.tobytes() == right[name].tobytes() for name, array in left.items())

@@ -21,14 +21,17 @@ from model.multitask import FirstLevel, Mixture, MultitaskHead, NextLevel
 class Batched(nn.Module):
     """Linear layers side by side: [B, N, inputs] -> [B, N, outputs]"""
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
-        """weights [outputs, inputs], biases [outputs] of each, as in nn.Linear."""
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], ones: bool = False) -> None:
+        """weights [outputs, inputs], biases [outputs] of each, as in nn.Linear;  ones: the last of the inputs is 1, and
+        the weights have none for it."""
         super().__init__()
-        self.weight = constant(torch.stack([weight.T for weight in weights]))
-        self.bias = constant(torch.stack(list(biases))[:, None])
+        weight, bias = torch.stack([weight.T for weight in weights]), torch.stack(list(biases))[:, None]
+        self.weight = constant(torch.cat([weight, bias], 1) if ones else weight)
+        self.bias = None if ones else constant(bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight + self.bias
+        product = x @ self.weight
+        return product if self.bias is None else product + self.bias
 
 
 class Weights(nn.Module):
@@ -50,17 +53,25 @@ class Weights(nn.Module):
 
 
 class ServingFirst(nn.Module):
-    """`FirstLevel` of the rows that are read: candidate [N, candidate_width], user part [T, P] -> [N, R, d]"""
+    """`FirstLevel` of the rows that are read: candidate [N, candidate_width], user part [T, P] -> [N, R, d]
+
+    ones: the experts have the output 1 too, and [N, R, d + 1] is given.
+    """
 
     def __init__(self, level: FirstLevel, candidate: Tensor, gates: Sequence[int]) -> None:
         """candidate: weights of the candidate, [experts' and gates' outputs, candidate_width]."""
         super().__init__()
-        self.sizes = [level.expert_outputs, len(gates) * level.experts]
-        self.experts = level.experts
+        self.ones, self.experts = level.mixture.own is None, level.experts
         rows = _rows_of(level, gates)
         hidden = functional.pad(level.mixture.hidden[list(gates)].flatten(), (level.expert_outputs, 0))
-        self.user = linear(level.user.weight[rows], level.user.bias[rows] + hidden)
-        self.expert_weight, self.gate_weight = (constant(w.T) for w in torch.split(candidate[rows], self.sizes))
+        of_user, bias, of_candidate = level.user.weight[rows], level.user.bias[rows] + hidden, candidate[rows]
+        if self.ones:
+            of_user, of_candidate = (_with_one(level, weight, 0.0) for weight in (of_user, of_candidate))
+            bias = _with_one(level, bias, 1.0)
+        self.user = linear(of_user, bias)
+        gate_outputs = len(gates) * level.experts
+        self.sizes = [len(bias) - gate_outputs, gate_outputs]
+        self.expert_weight, self.gate_weight = (constant(w.T) for w in torch.split(of_candidate, self.sizes))
         self.weights = Weights(level.mixture, gates)
 
     def forward(self, candidate: Tensor, user_part: Tensor) -> Tensor:
@@ -90,19 +101,20 @@ class ServingBottom(nn.Module):
 class ServingLevel(nn.Module):
     """`NextLevel`: the rows that it reads [N, R, d] -> the rows that are read of it [N, R', d]"""
 
-    def __init__(self, level: NextLevel, reads: Sequence[int], gates: Sequence[int]) -> None:
-        """reads: of which gate of the level before each input is; gates: of this level, to be given."""
+    def __init__(self, level: NextLevel, reads: Sequence[int], gates: Sequence[int], ones: bool) -> None:
+        """reads: of which gate of the level before each input is; gates: of this level, to be given; ones: as in
+        `ServingFirst`."""
         super().__init__()
         all_experts = side_by_side(linears(level.experts_of))  # [E d, d]
         width = all_experts.in_features
-        self.experts = Batched(torch.split(all_experts.weight, width), torch.split(all_experts.bias, width))
+        self.experts = Batched(torch.split(all_experts.weight, width), torch.split(all_experts.bias, width), ones)
         self.spare = len(reads) - len(self.experts.weight)  # inputs of gates alone
         self.places = [list(reads).index(gate) for gate in gates]
         # Logits of every input, then those of the gates: to pick inputs would copy them.
         of_reads = [min(gate, level.mixture.gates - 1) for gate in reads]
         layers = linears(level.gates)
         biases = [layers[gate].bias + level.mixture.hidden[gate] for gate in of_reads]
-        self.gates = Batched([layers[gate].weight for gate in of_reads], biases)
+        self.gates = Batched([layers[gate].weight for gate in of_reads], biases, ones)
         self.weights = Weights(level.mixture, gates, axes=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,10 +128,10 @@ class ServingLevel(nn.Module):
 class Towers(nn.Module):
     """The towers of all tasks: [N, A or 1, d] -> probabilities [N, A]"""
 
-    def __init__(self, towers: Sequence[nn.Module]) -> None:
+    def __init__(self, towers: Sequence[nn.Module], ones: bool) -> None:
         super().__init__()
         first, last = [tower[0] for tower in towers], [tower[3] for tower in towers]  # type: ignore[index]
-        self.first = Batched([linear.weight for linear in first], [linear.bias for linear in first])
+        self.first = Batched([linear.weight for linear in first], [linear.bias for linear in first], ones)
         self.last = Batched([linear.weight for linear in last], [linear.bias for linear in last])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,16 +147,19 @@ class ServingHead(nn.Module):
         super().__init__()
         self.first: ServingFirst | ServingBottom
         self.next = nn.ModuleList()
+        ones = False  # as in `ServingFirst`, of the layer before
         if not isinstance(head.first, FirstLevel):
             self.first = ServingBottom(head, candidate)
         else:
             reads = [_reads(level) for level in head.next] + [list(range(head.tasks))]  # type: ignore[arg-type]
             self.first = ServingFirst(head.first, candidate, reads[0])
+            ones = self.first.ones
             for level, given, wanted in zip(head.next, reads[:-1], reads[1:], strict=True):
                 assert isinstance(level, NextLevel)
-                self.next.append(ServingLevel(level, given, wanted))
+                self.next.append(ServingLevel(level, given, wanted, ones))
+                ones = False
         self.user_part: nn.Linear = self.first.user
-        self.towers = Towers(list(head.towers))
+        self.towers = Towers(list(head.towers), ones)
 
     def forward(self, candidate: Tensor, user_part: Tensor) -> Tensor:
         """candidate [N, candidate_width], user part of each tile [T, P] -> probabilities [N, A]"""
@@ -176,6 +191,13 @@ def _rows_of(level: FirstLevel, gates: Sequence[int]) -> Tensor:
     """Outputs of a first level: all experts', then those of the gates."""
     of_gates = torch.arange(level.expert_outputs, level.candidate.out_features).reshape(-1, level.experts)
     return torch.cat([torch.arange(level.expert_outputs), of_gates[list(gates)].flatten()])
+
+
+def _with_one(level: FirstLevel, outputs: Tensor, value: float) -> Tensor:
+    """outputs [E d + R E, ...] of a first level -> [E (d + 1) + R E, ...], with `value` for those that are 1"""
+    experts = torch.unflatten(outputs[: level.expert_outputs], 0, (level.experts, -1))  # [E, d, ...]
+    widened = torch.cat([experts, torch.full_like(experts[:, :1], value)], 1)
+    return torch.cat([widened.flatten(0, 1), outputs[level.expert_outputs :]])
 
 
 def _reads(level: NextLevel) -> list[int]:

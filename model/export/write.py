@@ -34,8 +34,7 @@ def save_graph(graph: onnx.ModelProto, path: Path, table_offsets: dict[str, int]
     """Write a graph: tables point into tables.data, dense weights go to a file beside it, names of tables are kept.
 
     shapes: keep the shapes of intermediate tensors.  Without them ONNX Runtime does not know that a softmax's input and
-    output are alike, and so does not compute it in place, which takes half as long again on a CPU: its vector kernels
-    read what they have just written under a mask.
+    output are alike, and so does not compute it in place, which was measured to take half as long again on a CPU.
     """
     _strip(graph)
     if not shapes:

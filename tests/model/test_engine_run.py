@@ -10,6 +10,7 @@ from conftest import Exported
 
 from feature_store.matrices import UserInputs
 from model.artifact.engine import BatchCost, Engine, EngineError, Piece, Scored, UserState
+from model.artifact.host import MOST_USERS, HostTowers
 from model.golden import random_candidates, random_users, torch_probabilities
 
 LENGTHS = [(0, 0), (1, 0), (0, 2), (7, 3), (50, 50), (49, 50), (50, 1)]
@@ -51,12 +52,36 @@ def test_every_piece_gets_what_it_gets_alone_and_what_pytorch_gives(farm: Export
         np.testing.assert_allclose(got.probabilities, alone(farm.engine, piece).probabilities, rtol=0, atol=2e-6)
 
 
-def test_a_state_is_the_same_whoever_else_is_in_the_batch(farm: Exported) -> None:
-    pieces = pieces_of(farm.engine, [5, 80, 1, 20, 7, 9, 3])
+@pytest.mark.parametrize("users", [2, 7, 8, 9, 17])
+def test_a_state_is_the_same_whoever_else_is_in_the_batch(farm: Exported, users: int) -> None:
+    """Up to eight users are one run of the user tower."""
+    pieces = pieces_of(farm.engine, [5, 80, 1, 20, 7, 9, 3, 4, 2] * 2)[:users]
     together, _ = farm.engine.run(pieces)
     for piece, scored in zip(pieces, together, strict=True):
         assert same(scored.state, alone(farm.engine, piece).state)
         assert sum(array.nbytes for array in scored.state.values()) == farm.engine.state_bytes
+        assert not any(isinstance(array.base, np.ndarray) for array in scored.state.values())  # keeps no other user's
+
+
+class OneInBatches(HostTowers):
+    """As on a machine whose kernels sum a batch in another order."""
+
+    def user_state(self, users: UserInputs) -> UserState:
+        state = super().user_state(users)
+        if len(users.now) > 5:
+            state["values"][-1] *= np.float32(1 + 2**-23)
+        return state
+
+
+def test_users_run_together_only_where_that_is_exact(farm: Exported, caplog: pytest.LogCaptureFixture) -> None:
+    assert HostTowers(farm.engine.artifact, threads=1).users_at_once == MOST_USERS > 1
+    assert not caplog.records
+    towers = OneInBatches(farm.engine.artifact, threads=1)
+    assert towers.users_at_once == 1
+    assert "states of 6 users at once" in caplog.text
+    pieces = pieces_of(farm.engine, [3] * 7)
+    for scored, expected in zip(towers.run(pieces)[0], farm.engine.run(pieces)[0], strict=True):
+        assert same(scored.state, expected.state)
 
 
 def test_a_kept_state_gives_bit_for_bit_what_a_new_one_gives(farm: Exported) -> None:

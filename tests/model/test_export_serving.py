@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from conftest import Exported, MakeModel
 from torch import Tensor
 
+from feature_store.matrices import UserInputs
 from feature_store.view import ModelView, ViewField
 from model.embedding import PartEmbedding, make_tables
 from model.export import export_model
@@ -124,7 +126,7 @@ def test_what_a_rewritten_artifact_holds(farm: Exported) -> None:
     """State in the candidate tower's layout, tables once, and no shapes that would let a softmax run in place."""
     state = {spec.name: spec.shape for spec in farm.engine.manifest.state}
     heads, slots = 3 * 4, 51
-    assert state == {"keys": (heads, 17, slots), "values": (heads, slots, 16), "head_user": (8 * 64 + 8 * 8,)}
+    assert state == {"keys": (heads, 17, slots), "values": (heads, slots, 16), "head_user": (8 * 65 + 8 * 8,)}
     for tower in ("user_tower", "candidate_tower"):
         graph = onnx.load(farm.path / f"{tower}.onnx", load_external_data=False).graph
         assert len(graph.value_info) == 0
@@ -146,3 +148,24 @@ def test_a_tile_gives_the_same_alone_and_among_others(farm: Exported) -> None:
     together = farm.engine.score(state, candidates, np.array([1, 0, 1]))
     alone = farm.engine.score(state, candidates[1:2], np.array([0]))
     np.testing.assert_allclose(together[1], alone[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("switches", ["arch=farm", "arch=ple"])
+def test_a_user_s_state_is_bit_for_bit_the_same_in_every_batch(
+    export_of: Callable[[str], Exported], switches: str
+) -> None:
+    """Two hundred users alone, and shuffled into batches of 1 to 16."""
+    engine = export_of(switches).engine
+    rng = np.random.default_rng(0)
+    lengths = [(int(video), int(live)) for video, live in rng.integers(0, 51, (200, 2))]
+    users = random_users(engine.view, lengths, seed=7).feeds()
+
+    def state(rows: Any) -> dict[str, np.ndarray]:
+        return engine.user_state(UserInputs(**{name: values[rows] for name, values in users.items()}))
+
+    alone = [state([row]) for row in range(200)]
+    for size in range(1, 17):
+        for rows in np.array_split(rng.permutation(200)[: 200 // size * size], 200 // size):
+            for name, values in state(rows).items():
+                expected = np.concatenate([alone[row][name] for row in rows])
+                assert np.array_equal(values, expected), (name, size)

@@ -100,12 +100,20 @@ def test_not_ready_while_stopping_but_still_answering(opened: Client) -> None:
 
 def test_an_unforeseen_error_shows_nothing_of_itself(opened: Client) -> None:
     with opened() as (client, runtime):
-        client.portal.call(runtime.scorer.close)
+        runtime.formula = None
         failed = client.post("/rank", json={"user_id": 1, "candidates": [1]}, headers={"X-Request-Id": "q7"})
         assert (failed.status_code, failed.headers["content-type"]) == (500, "application/problem+json")
-        assert failed.json()["request_id"] == "q7"
-        assert "closed" not in failed.text
+        assert failed.json()["request_id"] == failed.headers["X-Request-Id"] == "q7"
+        assert "NoneType" not in failed.text
         assert 'farm_http_requests_total{route="/rank",status="500"} 1.0' in generate_latest().decode()
+
+
+def test_a_service_without_an_engine_says_when_to_ask_again(opened: Client) -> None:
+    with opened() as (client, runtime):
+        client.portal.call(runtime.scorer.close)
+        refused = client.post("/rank", json={"user_id": 1, "candidates": [1]})
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:farm:problem:engine-unavailable")
+        assert int(refused.headers["Retry-After"]) >= 1
 
 
 def test_a_request_that_waits_for_the_engine_holds_up_nothing(artifact: Path, store_url: str) -> None:
@@ -136,7 +144,7 @@ def test_the_document_describes_every_answer(opened: Client) -> None:
     with opened() as (client, _):
         document = client.get("/openapi.json").json()
         rank = document["paths"]["/rank"]["post"]
-        assert set(rank["responses"]) == {"200", "400", "413", "415", "422", "500"}
+        assert set(rank["responses"]) == {"200", "400", "413", "415", "422", "500", "503"}
         for name, example in rank["requestBody"]["content"]["application/json"]["examples"].items():
             assert client.post("/rank", json=example["value"]).status_code == 200, name
         assert {"RankRequest", "Candidate", "RankAnswer", "Problem"} <= set(document["components"]["schemas"])

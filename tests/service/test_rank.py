@@ -19,6 +19,8 @@ from feature_store.store import open_store
 from model.artifact.engine import Engine
 from model.artifact.formula import Formula
 from service.client import RankClient, RankError
+from service.ranking import Stopwatch
+from service.scoring.scorer import Score
 
 UNKNOWN = 2**62 + 1
 
@@ -198,3 +200,14 @@ def test_client(service_url: str, facts: Facts) -> None:
             absent.rank(1, [1])
     with pytest.raises(RankError, match="no URL"):
         RankClient("ftp://x")
+
+
+def test_the_time_around_the_engine_is_neither_the_queues_nor_a_towers() -> None:
+    watch = Stopwatch()
+    watch.lap("store")
+    time.sleep(0.02)
+    watch.lap_scored(Score(np.empty((1, 1), np.float32), 0.001, 0.002, 0.004, kept=False))
+    shown = watch.timing_ms()
+    assert (shown["queue"], shown["user_tower"], shown["candidate_tower"]) == (1.0, 2.0, 4.0)
+    assert watch.seconds["hand_over"] >= 0.02 - 0.007
+    assert 1000 * sum(watch.seconds.values()) <= shown["total"] + 0.001
