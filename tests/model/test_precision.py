@@ -72,7 +72,8 @@ def test_a_score_does_not_hang_on_its_neighbours(converted: dict[str, Engine], p
     together = scores(engine, users, candidates)
     state = engine.user_state(users)
     alone = np.concatenate([engine.score(state, candidates[:1, i : i + 1], np.zeros(1, np.int64)) for i in range(100)])
-    np.testing.assert_allclose(alone[:, 0], together[0], atol=1e-6, rtol=0)
+    # fp16: float32 sums whose last bits depend on the number of rows may round to the neighbouring number
+    np.testing.assert_allclose(alone[:, 0], together[0], atol=5e-4 if precision == "fp16" else 1e-6, rtol=0)
 
 
 def test_every_row_that_fp16_looks_up_is_that_of_fp32(fp32: Engine, converted: dict[str, Engine]) -> None:
