@@ -43,7 +43,7 @@ def local_model(settings: Settings) -> tuple[Served, Scorer]:
     options = EngineOptions(
         tile=settings.tile,
         device_id=settings.gpus[0],
-        streams=settings.executor_count,
+        streams=max(1, settings.executor_count),
         cuda_graphs=settings.cuda_graphs,
         trt_cache=settings.trt_cache,
     )

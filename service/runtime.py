@@ -55,7 +55,7 @@ def load_runtime(settings: Settings, engines: EngineProcesses | None = None) -> 
         _require_fields(settings.store, store, model.view)
     except Exception as error:  # whatever it is, whoever starts the service gets one line
         raise StartError(one_line(error)) from error
-    pool = ThreadPoolExecutor(settings.executor_count, "events")
+    pool = ThreadPoolExecutor(max(1, settings.executor_count), "events")
     return Runtime(settings, model, scorer, store, sink, formula, pool)
 
 

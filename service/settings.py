@@ -30,8 +30,8 @@ class Settings(BaseSettings):
     engine: Literal["auto", "inline", "process"] = "auto"  # auto: a process of its own with CUDA
     engine_threads: int = Field(default=1, ge=1, le=256)  # of one run of a tower
     executors: int | None = Field(
-        default=None, ge=1, le=256
-    )  # threads of a worker that run the engine; None: its cores
+        default=None, ge=0, le=256
+    )  # threads of a worker that run the engine; 0: its event loop does; None: its cores, 0 for one core
     tile: int = Field(default=32, ge=1, le=2048)  # K, candidates of a tile of a batch of several requests
     batch_tiles: int | None = Field(default=None, ge=1, le=65_536)  # greatest cost of a batch; None: by provider
     state_cache_mb: int = Field(default=64, ge=0)  # user states kept, of all workers together; 0: none
@@ -62,8 +62,11 @@ class Settings(BaseSettings):
 
     @property
     def executor_count(self) -> int:
-        """Threads of one worker that run the engine."""
-        return self.executors or max(1, usable_cores() // self.workers)
+        """Threads of one worker that run the engine; 0: its event loop does."""
+        if self.executors is not None:
+            return self.executors
+        cores = usable_cores() // self.workers
+        return cores if cores > 1 else 0
 
 
 def usable_cores() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,8 @@ from service.scoring.policy import BatchPolicy, JobT, Share
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
+_READS = 8  # turns of the event loop that a batch may wait for what can be read at once
+
 _log = logging.getLogger(__name__)
 
 
@@ -21,7 +24,11 @@ class ScorerClosedError(RuntimeError):
 
 
 class Executors(Generic[JobT]):
-    """`count` threads over one policy, whose lock this is.  Threads of the caller only add and drop."""
+    """`count` threads over one policy, whose lock this is.  Threads of the caller only add and drop.
+
+    Without threads the event loop of the caller runs the batches, one in a turn: where it has one core only, threads
+    would interrupt each other and clear each other's caches.
+    """
 
     def __init__(self, policy: BatchPolicy[JobT], count: int, run: Callable[[Sequence[Share[JobT]]], None]) -> None:
         """run: a batch, in a thread; it calls `finish` and must not raise."""
@@ -29,6 +36,8 @@ class Executors(Generic[JobT]):
         self._lock = threading.Lock()
         self._wake: SimpleQueue[None] = SimpleQueue()  # one entry for each thread to be woken
         self._idle, self._closed = 0, False
+        # without threads: whether a turn of the loop is due; how many jobs were seen since the last, in how many reads
+        self._due, self._seen, self._reads = False, 0, 0
         self._threads = [threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
@@ -39,7 +48,11 @@ class Executors(Generic[JobT]):
             if self._closed:
                 raise ScorerClosedError("the scorer is closed")
             self._policy.add(job)
-            self._wake_one()
+            if self._threads:
+                self._wake_one()
+            elif not self._due:
+                self._due = True
+                asyncio.get_running_loop().call_soon(self._turn)
 
     def drop(self, job: JobT) -> None:
         with self._lock:
@@ -62,6 +75,23 @@ class Executors(Generic[JobT]):
     def join(self) -> None:
         for thread in self._threads:
             thread.join()
+
+    def _turn(self) -> None:
+        """One batch, in the event loop, once all is read that has come: whoever comes together shares it."""
+        with self._lock:
+            waiting = len(self._policy)
+            if waiting > self._seen and self._reads < _READS:
+                self._seen, self._reads = waiting, self._reads + 1
+                asyncio.get_running_loop().call_soon(self._turn)
+                return
+            self._seen = self._reads = 0
+            batch = self._policy.take()
+        if batch:
+            self._run(batch)
+        with self._lock:
+            self._due = len(self._policy) > 0
+        if self._due:
+            asyncio.get_running_loop().call_soon(self._turn)
 
     def _work(self) -> None:
         while batch := self._next():

@@ -100,7 +100,7 @@ def close_to(score: Score, engine: Engine, users: UserInputs, matrix: np.ndarray
     return score.probabilities.shape == expected.shape and bool(np.abs(score.probabilities - expected).max() < 1e-6)
 
 
-@pytest.mark.parametrize(("executors", "states"), [(1, 0), (2, 0), (3, 5)])
+@pytest.mark.parametrize(("executors", "states"), [(0, 0), (0, 5), (1, 0), (2, 0), (3, 5)])
 def test_everybody_gets_what_is_theirs(
     gate: Gate, users: list[UserInputs], candidates: np.ndarray, executors: int, states: int
 ) -> None:
@@ -326,3 +326,20 @@ def _failures(result: str) -> float:
     value = REGISTRY.get_sample_value("farm_batch_failures_total", {"result": result})
     assert value is not None
     return value
+
+
+def test_without_threads_the_event_loop_runs_what_came_together(
+    gate: Gate, users: list[UserInputs], candidates: np.ndarray
+) -> None:
+    async def check() -> None:
+        async with scorer_of(gate, executors=0) as scorer:
+            gate.batches.clear()
+            asked = [scorer.score(users[n], candidates[:40]) for n in range(5)]
+            left = asyncio.create_task(scorer.score(users[5], candidates[:40]))
+            await asyncio.sleep(0)
+            left.cancel()
+            scores = await asyncio.gather(*asked)
+            assert all(close_to(score, gate, users[n], candidates[:40]) for n, score in enumerate(scores))
+            assert [sizes for sizes, _ in gate.batches] == [[40] * 5]
+
+    asyncio.run(check())
