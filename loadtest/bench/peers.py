@@ -126,7 +126,9 @@ class _Run:
 
     def service(self) -> Contestant:
         process = self._stack.enter_context(running_service(self._artifact, self._store, cpus={self.cores.service}))
-        return Contestant("service", process.url, lambda: descendants(process.process.pid))
+        ours = Contestant("service", process.url, lambda: descendants(process.process.pid))
+        self._stack.callback(ours.resume)  # a process that is stopped does not end
+        return ours
 
     def rivals(self, ours: Contestant, pythons: dict[str, Path], failed: dict[str, str]) -> list[Contestant]:
         """Those that start and answer what the service answers; the others are in `failed`."""

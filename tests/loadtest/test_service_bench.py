@@ -95,8 +95,11 @@ def test_blocks_alternate_after_one_of_each_that_fills_caches() -> None:
         return block
 
     blocks = interleave({"a": way("a"), "b": way("b")}, rounds=3, seconds=2.0)
-    assert order == ["a1", "b1", "a2", "b2", "b2", "a2", "a2", "b2"]
+    assert order == ["a2", "b2", "a2", "b2", "b2", "a2", "a2", "b2"]
     assert blocks == {"a": [3, 6, 7], "b": [4, 5, 8]}
+    order.clear()
+    interleave({"a": way("a")}, rounds=1, seconds=0.4)
+    assert order == ["a1", "a0.4"]
 
 
 def test_cores_are_given_back() -> None:
