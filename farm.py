@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup, TyperOption
 
-from feature_store.verbs import ingest
+from feature_store.verbs import StoreUrl, ingest, iso_ms
 from feature_store.verbs import store as store_verbs
 from loadtest.bench.verbs import bench
+from service.verbs import rank, serve
 
 app = typer.Typer(
     name="farm",
@@ -29,7 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(store_verbs, name="store")
-app.command()(ingest)
+for _verb in (ingest, serve, rank):
+    app.command()(_verb)
 
 
 class Source(StrEnum):
@@ -69,7 +71,6 @@ class Arch(StrEnum):
 
 Data = Annotated[Path, typer.Option(help="PREPARED folder, made by `farm prepare`.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")]
-StoreUrl = Annotated[str, typer.Option(help="Feature store, such as lmdb:///var/lib/farm/store.")]
 
 
 @app.command()
@@ -302,7 +303,7 @@ def materialize(
     from model.materialize import Options
     from model.materialize import materialize as run
 
-    moment = None if as_of is None else _iso_ms(as_of, "--as-of")
+    moment = None if as_of is None else iso_ms(as_of, "--as-of")
     options = Options(moment, jobs, allow_gap, keep_previous)
     done = asyncio.run(
         run(Prepared.open(data), store, options, lambda n, total: _say(f"{n:,} of {total:,} steps"), _say)
@@ -310,52 +311,6 @@ def materialize(
     _say(f"{done.users:,} users, {sum(done.events.values()):,} events, {done.lives:,} author records in {store}")
     rate = done.users / done.ready_s
     _say(f"{done.verified:,} users read back, {done.replayed:,} live events replayed; {rate:,.0f} users/s")
-
-
-@app.command()
-def serve(
-    artifact: Annotated[Path, typer.Option(help="ARTIFACT folder, made by `farm export`.")],
-    store: StoreUrl,
-    host: str = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on the one port.")] = 1,
-    provider: Annotated[
-        str, typer.Option(help="Where the towers run: cpu, cuda, tensorrt; several, by comma, in order of fallback.")
-    ] = "cpu",
-    admin_host: Annotated[str, typer.Option(help="Of metrics and administration.")] = "127.0.0.1",
-    admin_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8081,
-) -> None:
-    """Serve `POST /rank`.
-
-    Example: `farm serve --artifact artifact --store lmdb:///var/lib/farm/store --workers 2`
-    """
-    from service.server import serve as run
-    from service.settings import Settings
-
-    places = {"host": host, "port": port, "admin_host": admin_host, "admin_port": admin_port}
-    settings = Settings(artifact=artifact, store=store, workers=workers, provider=provider, **places)  # type: ignore[arg-type]
-    raise typer.Exit(run(settings))
-
-
-@app.command()
-def rank(
-    url: Annotated[str, typer.Option(help="Of the service, such as http://127.0.0.1:8080.")],
-    user: Annotated[str, typer.Option(help="User id.")],
-    candidates: Annotated[str, typer.Option(help="Author ids, or author:live, separated by commas.")],
-    page: Annotated[int | None, typer.Option(help="Where the ranking will be shown.")] = None,
-    now: Annotated[
-        str | None, typer.Option(help="ISO time of the request, for old logs; default the server's clock.")
-    ] = None,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-) -> None:
-    """Ask a running service for a ranking and print it.
-
-    Example: `farm rank --url http://127.0.0.1:8080 --user 7 --candidates 11,12,13`
-    """
-    from service.show import rank_table
-
-    now_ms = None if now is None else _iso_ms(now, "--now")
-    rank_table(url, user, candidates.split(","), page=page, now_ms=now_ms, top_k=top_k)
 
 
 def _write_json(path: Path | None, record: dict[str, Any]) -> None:
@@ -368,14 +323,6 @@ def _write_json(path: Path | None, record: dict[str, Any]) -> None:
 
 def _day(moment: datetime) -> date:
     return moment.date()
-
-
-def _iso_ms(text: str, option: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{option} {text!r}: write an ISO time, such as 2022-05-06T20:00:00+08:00") from None
-    return int(moment.timestamp() * 1000)
 
 
 def _say(text: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -163,6 +164,15 @@ def _print_json(value: Any) -> None:
     import orjson
 
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def iso_ms(text: str, option: str) -> int:
+    """An ISO time as ms since 1970; BadParameter names the option."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r}: write an ISO time, such as 2022-05-06T20:00:00+08:00") from None
+    return int(moment.timestamp() * 1000)
 
 
 def _say(text: str) -> None:

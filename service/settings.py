@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from feature_store.wrong_settings import wrong_settings
 from service.contract import MAX_CANDIDATES
 
-_PROVIDERS = r"^(cpu|cuda|tensorrt)(,(cpu|cuda|tensorrt))*$"
+_PROVIDERS = ("cpu", "cuda", "tensorrt")
 
 
 class Settings(BaseSettings):
@@ -26,7 +27,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=256)  # processes on the port
     admin_host: str = "127.0.0.1"  # of the parent: metrics, health of all workers, administration
     admin_port: int = Field(default=8081, ge=0, le=65_535)  # 0 takes a free one and prints it
-    provider: str = Field(default="cpu", pattern=_PROVIDERS)  # in order of fallback, separated by commas
+    provider: str = "cpu"  # one of cpu, cuda and tensorrt; several, by comma, are an order of fallback
     engine: Literal["auto", "inline", "process"] = "auto"  # auto: a process of its own with CUDA
     engine_threads: int = Field(default=1, ge=1, le=256)  # of one run of a tower
     executors: int | None = Field(
@@ -36,7 +37,7 @@ class Settings(BaseSettings):
     batch_tiles: int | None = Field(default=None, ge=1, le=65_536)  # greatest cost of a batch; None: by provider
     state_cache_mb: int = Field(default=64, ge=0)  # user states kept, of all workers together; 0: none
     cuda_graphs: bool = True
-    devices: str = Field(default="0", pattern=r"^\d+(,\d+)*$")  # GPUs, an engine process for each
+    devices: str = "0"  # numbers of GPUs, by comma; an engine process for each
     trt_cache: Path | None = None  # folder of TensorRT's engines; None: a temporary one
     formula: Path | None = None  # JSON file of the score formula; None: every weight and power is 1
     max_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /rank
@@ -44,6 +45,20 @@ class Settings(BaseSettings):
     max_candidates: int = Field(default=MAX_CANDIDATES, ge=1, le=MAX_CANDIDATES)
     keep_alive_s: int = Field(default=65, ge=1)  # idle connections; longer than the 60 s of common load balancers
     drain_timeout_s: int = Field(default=10, ge=1)  # for requests under way when the service is stopped
+
+    @field_validator("provider")
+    @classmethod
+    def _known_providers(cls, value: str) -> str:
+        if not set(value.split(",")) <= set(_PROVIDERS):
+            raise ValueError(f"must be one of {', '.join(_PROVIDERS)}, or several separated by commas")
+        return value
+
+    @field_validator("devices")
+    @classmethod
+    def _numbers(cls, value: str) -> str:
+        if not all(device.isdecimal() for device in value.split(",")):
+            raise ValueError("must be numbers of GPUs separated by commas, such as 0,1")
+        return value
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -67,6 +82,14 @@ class Settings(BaseSettings):
             return self.executors
         cores = usable_cores() // self.workers
         return cores if cores > 1 else 0
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings from the environment, but for those given.  ValueError names each that is wrong."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ValueError(wrong_settings(error, "FARM_")) from None
 
 
 def usable_cores() -> int:

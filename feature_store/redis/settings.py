@@ -8,6 +8,7 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, model_validato
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_store.store import StoreError
+from feature_store.wrong_settings import wrong_settings
 
 NAMESPACE_PATTERN = r"^[a-z0-9_-]{1,32}$"
 DAY_S = 86_400
@@ -63,7 +64,4 @@ def settings_of_environment() -> RedisSettings:
     try:
         return RedisSettings()
     except ValidationError as error:
-        wrong = [
-            (f"FARM_REDIS_{str(e['loc'][0]).upper()}" if e["loc"] else "FARM_REDIS_*", e["msg"]) for e in error.errors()
-        ]
-        raise StoreError("; ".join(f"{name}: {message}" for name, message in wrong)) from None
+        raise StoreError(wrong_settings(error, "FARM_REDIS_")) from None

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +19,7 @@ from feature_store.lmdb_store import LmdbStore
 from feature_store.redis.store import RedisStore
 from feature_store.schema import RecordSchema, default_schema
 from feature_store.store import FeatureStore
+from loadtest.bench.cores import pinned
 from loadtest.bench.store_data import START_MS, Traffic, author_records, user_batches, user_ids
 from loadtest.bench.store_events import freshness, merge_rates
 from loadtest.bench.store_load import HOT_AUTHORS, load_lmdb, load_redis, read_cpu
@@ -66,7 +65,11 @@ def run(quick: bool) -> dict[str, Any]:
 def measure(sizes: Sizes) -> dict[str, Any]:
     """The report of one run."""
     schema = default_schema()
-    with _cores(CORES), tempfile.TemporaryDirectory(prefix="farm-bench-") as scratch, valkey() as server:
+    with (
+        pinned(set(sorted(os.sched_getaffinity(0))[:CORES])),
+        tempfile.TemporaryDirectory(prefix="farm-bench-") as scratch,
+        valkey() as server,
+    ):
         results = asyncio.run(_measure(server.url, Path(scratch), schema, sizes))
     settings = {"cores": CORES, "record_schema": schema.name, "history_length": schema.history_length, **asdict(sizes)}
     settings |= {"versions": {name: version(name) for name in ("redis", "hiredis", "lmdb")}}
@@ -118,14 +121,3 @@ def _claims(results: dict[str, Any], sizes: Sizes) -> list[dict[str, Any]]:
         claim("Redis: bytes of a user's memory (4.5 KB)", redis["load"]["used_memory_median"], "<=", 4_500),
         claim(f"Redis: ms until visible at {sizes.steady_rate:,.0f} events/s, p99", fresh["p99"], "<=", 100),
     ]
-
-
-@contextmanager
-def _cores(count: int) -> Iterator[None]:
-    """This thread, and what it starts, on the first cores that it may use."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(allowed)[:count])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)

@@ -5,6 +5,8 @@ Letters: U users, T tiles, K candidates of a tile, C candidates of a piece, Fc c
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from feature_store.matrices import UserInputs
+from model.artifact.tiles import Tiles
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 UserState = dict[str, Any]  # of U users.  CPU: arrays [U, ...] by name; a device: {"slot": [Slot, ...]} (pool.py)
@@ -51,6 +54,32 @@ class Scored:
 
     probabilities: np.ndarray  # [C, tasks] float32, not calibrated
     state: UserState  # of the piece's user, to be kept
+
+
+class Clock:
+    """Measures one run in the thread that makes it."""
+
+    def __init__(self) -> None:
+        self._laps: list[tuple[float, float]] = []
+        self.lap()
+
+    def lap(self) -> None:
+        """A tower has ended: the user tower, then the candidate tower."""
+        self._laps.append((time.perf_counter(), time.thread_time()))
+
+    def cost(self, pieces: Sequence[Piece], tiles: Tiles) -> BatchCost:
+        """Of a run with both laps."""
+        start, user, candidate = self._laps
+        return BatchCost(
+            user_tower_s=user[0] - start[0],
+            candidate_tower_s=candidate[0] - user[0],
+            user_tower_cpu_s=user[1] - start[1],
+            candidate_tower_cpu_s=candidate[1] - user[1],
+            users=sum(piece.state is None for piece in pieces),
+            tiles=tiles.tiles,
+            places=tiles.places,
+            candidates=sum(tiles.counts),
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import onnxruntime as ort
 
 from feature_store.matrices import UserInputs
 from feature_store.schema import MISSING
-from model.artifact.batch import BatchCost, EngineError, EngineOptions, Piece, Provider, Scored, UserState
+from model.artifact.batch import BatchCost, Clock, EngineError, EngineOptions, Piece, Provider, Scored, UserState
 from model.artifact.buckets import bucket_of, check_buckets, portions
 from model.artifact.device import CaptureGate, Device
 from model.artifact.manifest import CANDIDATE_TOWER, USER_TOWER, Artifact
@@ -119,21 +118,14 @@ class _Lane:
             self.thread.submit(_repeat, bound).result()
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[Scored], BatchCost]:
-        wall, cpu = time.perf_counter(), time.thread_time()
+        clock = Clock()
         slots = self._slots_of(pieces)
-        user_wall, user_cpu = time.perf_counter(), time.thread_time()
+        clock.lap()
         tiles, probabilities = self.score([piece.candidates for piece in pieces], slots)
-        cost = BatchCost(
-            user_tower_s=user_wall - wall,
-            candidate_tower_s=time.perf_counter() - user_wall,
-            user_tower_cpu_s=user_cpu - cpu,
-            candidate_tower_cpu_s=time.thread_time() - user_cpu,
-            users=sum(piece.state is None for piece in pieces),
-            tiles=tiles.tiles,
-            places=tiles.places,
-            candidates=sum(tiles.counts),
+        clock.lap()
+        return [Scored(p, {"slot": [slot]}) for p, slot in zip(probabilities, slots, strict=True)], clock.cost(
+            pieces, tiles
         )
-        return [Scored(p, {"slot": [slot]}) for p, slot in zip(probabilities, slots, strict=True)], cost
 
     def _slots_of(self, pieces: Sequence[Piece]) -> list[Slot]:
         missing = [piece.users for piece in pieces if piece.state is None and piece.users is not None]

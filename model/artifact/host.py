@@ -6,7 +6,6 @@ Letters: U users, T tiles, K candidates of a tile, Fc candidate columns.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from feature_store.matrices import UserInputs
-from model.artifact.batch import BatchCost, Piece, Scored, UserState
+from model.artifact.batch import BatchCost, Clock, Piece, Scored, UserState
 from model.artifact.golden import load_golden
 from model.artifact.manifest import CANDIDATE_TOWER, GOLDEN, USER_TOWER, Artifact
 from model.artifact.providers import open_session, session_options
@@ -64,22 +63,13 @@ class HostTowers:
 
     def run(self, pieces: Sequence[Piece]) -> tuple[list[Scored], BatchCost]:
         """States of those without one, several users at a time; then all candidates in one run."""
-        wall, cpu = time.perf_counter(), time.thread_time()
+        clock = Clock()
         made = self._states([_users_of(piece) for piece in pieces if piece.state is None])
         states = [next(made) if piece.state is None else piece.state for piece in pieces]
-        user_wall, user_cpu = time.perf_counter(), time.thread_time()
+        clock.lap()
         tiles, probabilities = self._score_all(pieces, states)
-        cost = BatchCost(
-            user_tower_s=user_wall - wall,
-            candidate_tower_s=time.perf_counter() - user_wall,
-            user_tower_cpu_s=user_cpu - cpu,
-            candidate_tower_cpu_s=time.thread_time() - user_cpu,
-            users=sum(piece.state is None for piece in pieces),
-            tiles=tiles.tiles,
-            places=tiles.places,
-            candidates=sum(tiles.counts),
-        )
-        return [Scored(p, state) for p, state in zip(probabilities, states, strict=True)], cost
+        clock.lap()
+        return [Scored(p, state) for p, state in zip(probabilities, states, strict=True)], clock.cost(pieces, tiles)
 
     def _states(self, users: Sequence[UserInputs]) -> Iterator[UserState]:
         """Of each user, in arrays of its own, so that keeping one keeps no other."""

@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 
 import onnx
-from onnx.external_data_helper import set_external_data
 from torch import Tensor
 
 from model.artifact.manifest import TABLES
+from model.export import weights
 from model.farm import Ranker
 
 _TABLE_NAME = re.compile(r"(?:^|\.)tables\.(\w+)\.weight$")
-_INLINE_BYTES = 1024  # weights below it stay in the graph file
-_ALIGNMENT = 4096  # of a table's offset, so that it can be memory-mapped
 
 
 def write_tables(model: Ranker, path: Path) -> dict[str, int]:
@@ -22,8 +20,7 @@ def write_tables(model: Ranker, path: Path) -> dict[str, int]:
     offsets: dict[str, int] = {}
     with path.open("wb") as file:
         for key, table in model.tables.items():
-            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-            offsets[key] = file.tell()
+            offsets[key] = weights.align(file, weights.TABLE_ALIGNMENT)
             weight = table.weight
             assert isinstance(weight, Tensor)
             file.write(weight.detach().numpy().astype("<f4").tobytes())
@@ -39,19 +36,11 @@ def save_graph(graph: onnx.ModelProto, path: Path, table_offsets: dict[str, int]
     _strip(graph)
     if not shapes:
         graph.graph.ClearField("value_info")
-    data = path.with_suffix(".data")
-    with data.open("wb") as file:
-        for tensor in graph.graph.initializer:
-            raw = onnx.numpy_helper.to_array(tensor).tobytes()
-            table = _TABLE_NAME.search(tensor.name)
-            if table:
-                _refer(tensor, TABLES, table_offsets[table[1]], len(raw))
-            elif len(raw) >= _INLINE_BYTES:
-                file.write(b"\0" * (-file.tell() % 64))
-                offset = file.tell()
-                file.write(raw)
-                _refer(tensor, data.name, offset, len(raw))
-    path.write_bytes(graph.SerializeToString())
+    for tensor in graph.graph.initializer:
+        if table := _TABLE_NAME.search(tensor.name):
+            length = onnx.numpy_helper.to_array(tensor).nbytes
+            weights.refer(tensor, TABLES, table_offsets[table[1]], length)
+    weights.save_graph(graph, path)
 
 
 def _strip(graph: onnx.ModelProto) -> None:
@@ -61,9 +50,3 @@ def _strip(graph: onnx.ModelProto) -> None:
     for part in [*parts, *graph.graph.initializer]:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-
-
-def _refer(tensor: onnx.TensorProto, file: str, offset: int, length: int) -> None:
-    set_external_data(tensor, file, offset, length)
-    tensor.ClearField("raw_data")
-    tensor.ClearField("float_data")
