@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from feature_store.id_index import NONE, IdIndex
 from feature_store.schema import MISSING
 
 _UNKNOWN = 0  # the row of those who are not known
@@ -107,16 +108,19 @@ class AuthorTable:
     def clear(self) -> None:
         self._dtype: np.dtype[np.void] = np.dtype([])
         self._newest = np.full((1, 0), MISSING)  # [rows, F]; row _UNKNOWN, then one of each known author
-        self._rows: dict[int, int] = {}
+        self._rows = IdIndex()
         self._free: list[int] = []
         self._several: dict[int, np.ndarray] = {}
+        self._has_several = np.zeros(1, bool)  # [rows]
 
     def add(self, author_ids: Sequence[int], rooms: Mapping[int, np.ndarray]) -> None:
         """Remember authors, those of whom there are no rooms as unknown."""
         for author in author_ids:
             self.remove(author)
         known = {author: rooms[author] for author in author_ids if author in rooms and len(rooms[author])}
-        self._rows.update(dict.fromkeys(author_ids, _UNKNOWN))
+        for author in author_ids:
+            if author not in known:
+                self._rows.put(author, _UNKNOWN)
         if not known:
             return
         newest = newest_rooms(list(known.values()))
@@ -124,23 +128,27 @@ class AuthorTable:
             self._dtype, self._newest = newest.dtype, np.full((1, len(newest.dtype.names or ())), MISSING)
         rows = self._new_rows(len(known))
         self._newest[rows] = columns(newest)
-        self._rows.update(zip(known, rows, strict=True))
+        for author, row in zip(known, rows, strict=True):
+            self._rows.put(author, row)
+        self._has_several[rows] = [len(lives) > 1 for lives in known.values()]
         self._several.update((author, lives) for author, lives in known.items() if len(lives) > 1)
 
     def remove(self, author: int) -> bool:
         """Forget an author; whether it was there."""
-        row = self._rows.pop(author, None)
-        if row:
+        row = self._rows.remove(author)
+        if row > _UNKNOWN:
             self._free.append(row)
             self._several.pop(author, None)
-        return row is not None
+        return row != NONE
 
-    def take(self, author_ids: np.ndarray) -> Authors:
-        """What is remembered of authors [A]; KeyError when one is not there."""
-        ids = author_ids.tolist()
-        rows = np.fromiter(map(self._rows.__getitem__, ids), np.intp, len(ids))
-        several = {author: self._several[author] for author in ids if author in self._several} if self._several else {}
-        return Authors(self._dtype, author_ids, self._newest[rows], rows != _UNKNOWN, several)
+    def find(self, author_ids: np.ndarray) -> tuple[Authors, np.ndarray]:
+        """What is remembered of authors [A], and which of them are not remembered [A] bool."""
+        rows = self._rows.find(author_ids)
+        absent = rows == NONE
+        if absent.any():
+            author_ids, rows = author_ids[~absent], rows[~absent]
+        several = {each: self._several[each] for each in author_ids[self._has_several[rows]].tolist()}
+        return Authors(self._dtype, author_ids, self._newest[rows], rows != _UNKNOWN, several), absent
 
     def __contains__(self, author: int) -> bool:
         return author in self._rows
@@ -154,6 +162,7 @@ class AuthorTable:
         if missing > 0:
             have, grow = len(self._newest), max(missing, len(self._newest))
             self._newest = np.concatenate([self._newest, np.full((grow, self._newest.shape[1]), MISSING)])
+            self._has_several = np.concatenate([self._has_several, np.zeros(grow, bool)])
             self._free += range(have, have + grow)
         rows = self._free[-count:]
         del self._free[-count:]

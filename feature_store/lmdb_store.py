@@ -225,13 +225,13 @@ class LmdbStore:
         if written != self._authors_written or len(self._authors) > _AUTHORS_CACHED:
             self._authors.clear()
             self._authors_written = written
-        try:
-            return self._authors.take(author_ids)
-        except KeyError:
-            unread = [author for author in author_ids.tolist() if author not in self._authors]
-        rows = self._get(txn, self._tables.authors, _keys(np.array(unread)))
-        self._authors.add(unread, {author: lives for author, lives, _ in self._decode_authors(rows)})
-        return self._authors.take(author_ids)
+        found, absent = self._authors.find(author_ids)
+        if absent.any():
+            unread = author_ids[absent]
+            rows = self._get(txn, self._tables.authors, _keys(unread))
+            self._authors.add(unread.tolist(), {author: lives for author, lives, _ in self._decode_authors(rows)})
+            found, _ = self._authors.find(author_ids)
+        return found
 
     def _merge_authors(self, txn: Txn, records: np.ndarray, updated_at: np.ndarray) -> None:
         if not len(records):

@@ -58,13 +58,11 @@ class AuthorCache:
         """What is remembered of authors [C], and which must be fetched."""
         self._forget_old()
         ids, asked, wanted = np.asarray(author_ids, np.int64), live_ids, []
-        try:
-            found = self._authors.take(ids)
-        except KeyError:
-            there = np.array([author in self._authors for author in ids.tolist()], bool)
+        found, absent = self._authors.find(ids)
+        if len(found.ids) < len(ids):
             lives = np.full(len(ids), MISSING) if asked is None else asked
-            wanted = list(zip(ids[~there].tolist(), lives[~there].tolist(), strict=True))
-            found, asked = self._authors.take(ids[there]), lives[there]
+            wanted = list(zip(ids[absent].tolist(), lives[absent].tolist(), strict=True))
+            asked = lives[~absent]
         if asked is not None:
             wanted += found.lacking(asked)
         return found, [pair for pair in dict.fromkeys(wanted) if not self._is_absent(*pair)]
