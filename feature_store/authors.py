@@ -115,12 +115,11 @@ class AuthorTable:
 
     def add(self, author_ids: Sequence[int], rooms: Mapping[int, np.ndarray]) -> None:
         """Remember authors, those of whom there are no rooms as unknown."""
-        for author in author_ids:
-            self.remove(author)
-        known = {author: rooms[author] for author in author_ids if author in rooms and len(rooms[author])}
-        for author in author_ids:
-            if author not in known:
-                self._rows.put(author, _UNKNOWN)
+        known = {author: rooms[author] for author in author_ids if len(rooms.get(author, ()))}
+        ids = np.unique(np.array(author_ids, np.int64))
+        self._forget(ids)
+        absent = ids[~np.isin(ids, np.array(list(known), np.int64))]
+        self._rows.put(absent, np.full(len(absent), _UNKNOWN, np.int32))
         if not known:
             return
         newest = newest_rooms(list(known.values()))
@@ -128,18 +127,23 @@ class AuthorTable:
             self._dtype, self._newest = newest.dtype, np.full((1, len(newest.dtype.names or ())), MISSING)
         rows = self._new_rows(len(known))
         self._newest[rows] = columns(newest)
-        for author, row in zip(known, rows, strict=True):
-            self._rows.put(author, row)
-        self._has_several[rows] = [len(lives) > 1 for lives in known.values()]
-        self._several.update((author, lives) for author, lives in known.items() if len(lives) > 1)
+        self._rows.put(np.array(list(known), np.int64), np.array(rows, np.int32))
+        several = {author: lives for author, lives in known.items() if len(lives) > 1}
+        self._has_several[rows] = np.isin(np.array(list(known)), list(several))
+        self._several.update(several)
 
     def remove(self, author: int) -> bool:
         """Forget an author; whether it was there."""
-        row = self._rows.remove(author)
-        if row > _UNKNOWN:
-            self._free.append(row)
-            self._several.pop(author, None)
-        return row != NONE
+        return bool(self._forget(np.array([author]))[0] != NONE)
+
+    def _forget(self, author_ids: np.ndarray) -> np.ndarray:
+        """The rows that authors [A] had."""
+        rows = self._rows.remove(author_ids)
+        self._free += rows[rows > _UNKNOWN].tolist()
+        if self._several:
+            for author in author_ids.tolist():
+                self._several.pop(author, None)
+        return rows
 
     def find(self, author_ids: np.ndarray) -> tuple[Authors, np.ndarray]:
         """What is remembered of authors [A], and which of them are not remembered [A] bool."""

@@ -28,80 +28,73 @@ class IdIndex:
 
     def clear(self) -> None:
         self._resize(_LEAST_BITS)
-        self._spilt: dict[int, int] = {}  # of ids whose bucket is full
         self._count = 0
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """The numbers of ids [N] int64, NONE where there is none.  [N] int32"""
         buckets = self._buckets(ids)
         same = self._ids[buckets] == ids[:, None]  # [N, _WIDE]
-        numbers = self._numbers[buckets * _WIDE + same.argmax(1)]
+        numbers: np.ndarray = self._numbers[buckets * _WIDE + same.argmax(1)]
         there = same.any(1)
         if there.all():
             return numbers
         numbers[~there] = [self._spilt.get(each, NONE) for each in ids[~there].tolist()]
         return numbers
 
-    def put(self, each: int, number: int) -> None:
-        """Also when it is there with another number."""
-        if each not in self:
-            self._count += 1
-            if self._count > _MOST_LOAD * self._ids.size:
-                self._grow()
-        self._enter(each, number)
+    def put(self, ids: np.ndarray, numbers: np.ndarray) -> None:
+        """Ids [N], none twice, of which none may be there."""
+        if self._count + len(ids) > _MOST_LOAD * self._ids.size:
+            self._grow(self._count + len(ids))
+        self._count += len(ids)
+        self._enter(ids, numbers)
 
-    def remove(self, each: int) -> int:
-        """The number that it had, or NONE."""
-        if each in self._spilt:
-            self._count -= 1
-            return self._spilt.pop(each)
-        row = self._ids[self._bucket(each)]
-        places = np.flatnonzero(row == each)
-        if not len(places):
-            return NONE
-        self._count -= 1
-        row[places[0]] = MISSING
-        return int(self._numbers[self._bucket(each) * _WIDE + places[0]])
+    def remove(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers that ids [N], none twice, had, NONE where there was none.  [N] int32"""
+        numbers = self.find(ids)
+        buckets = self._buckets(ids)
+        rows, places = np.nonzero(self._ids[buckets] == ids[:, None])
+        self._ids[buckets[rows], places] = MISSING
+        if self._spilt:
+            for each in ids.tolist():
+                self._spilt.pop(each, None)
+        self._count -= int(np.count_nonzero(numbers != NONE))
+        return numbers
 
     def __contains__(self, each: int) -> bool:
-        return each in self._spilt or each in self._ids[self._bucket(each)].tolist()
+        return bool(self.find(np.array([each]))[0] != NONE)
 
     def __len__(self) -> int:
         return self._count
 
     def _buckets(self, ids: np.ndarray) -> np.ndarray:
-        return (ids.view(np.uint64) * _MIX >> self._shift).view(np.int64)
+        buckets: np.ndarray = (ids.view(np.uint64) * _MIX >> self._shift).view(np.int64)
+        return buckets
 
-    def _bucket(self, each: int) -> int:
-        return ((each * int(_MIX)) & 0xFFFFFFFFFFFFFFFF) >> int(self._shift)
-
-    def _enter(self, each: int, number: int) -> None:
-        bucket = self._bucket(each)
-        row = self._ids[bucket].tolist()
-        place = row.index(each) if each in row else row.index(MISSING) if MISSING in row else None
-        if place is None or each in self._spilt:
-            self._spilt[each] = number
-        else:
-            self._ids[bucket, place] = each
-            self._numbers[bucket * _WIDE + place] = number
+    def _enter(self, ids: np.ndarray, numbers: np.ndarray) -> None:
+        """Into the free places of their buckets; those for whom there is none spill."""
+        order = np.argsort(self._buckets(ids), kind="stable")
+        ids, numbers = ids[order], numbers[order]
+        buckets = self._buckets(ids)
+        ranks = np.arange(len(ids)) - np.searchsorted(buckets, buckets)  # how many of its bucket come before
+        taken = self._ids[buckets] != MISSING  # [N, _WIDE]
+        fits = ranks < _WIDE - np.count_nonzero(taken, axis=1)
+        free_first = np.argsort(taken[fits], axis=1, kind="stable")  # the places of each row
+        places = free_first[np.arange(len(free_first)), ranks[fits]]
+        self._ids[buckets[fits], places] = ids[fits]
+        self._numbers[buckets[fits] * _WIDE + places] = numbers[fits]
+        self._spilt.update(zip(ids[~fits].tolist(), numbers[~fits].tolist(), strict=True))
 
     def _resize(self, bits: int) -> None:
         """Empty, with 2^bits buckets."""
         self._shift = np.uint64(64 - bits)
         self._ids = np.full((1 << bits, _WIDE), MISSING)  # [B, _WIDE]
         self._numbers = np.full(_WIDE << bits, NONE, np.int32)  # [B * _WIDE]
+        self._spilt: dict[int, int] = {}  # of ids whose bucket is full
 
-    def _grow(self) -> None:
-        """To twice as many buckets, without a step for each id: the event loop waits."""
+    def _grow(self, count: int) -> None:
+        """Room for so many and as many again."""
         used = np.flatnonzero(self._ids.ravel() != MISSING)
         ids = np.concatenate([self._ids.ravel()[used], np.array(list(self._spilt), np.int64)])  # [N]
         numbers = np.concatenate([self._numbers[used], np.array(list(self._spilt.values()), np.int32)])  # [N]
-        self._resize(64 - int(self._shift) + 1)
-        order = np.argsort(self._buckets(ids), kind="stable")
-        ids, numbers = ids[order], numbers[order]
-        buckets = self._buckets(ids)
-        places = np.arange(len(ids)) - np.searchsorted(buckets, buckets)  # how many of its bucket come before
-        fits = places < _WIDE
-        self._ids[buckets[fits], places[fits]] = ids[fits]
-        self._numbers[buckets[fits] * _WIDE + places[fits]] = numbers[fits]
-        self._spilt = dict(zip(ids[~fits].tolist(), numbers[~fits].tolist(), strict=True))
+        self._resize(max(_LEAST_BITS, int(2 * count / (_MOST_LOAD * _WIDE)).bit_length()))
+        self._enter(ids, numbers)

@@ -126,10 +126,9 @@ def _features(runtime: Runtime, query: Query, found: StoreAnswer) -> Features:
 
 
 def _best(runtime: Runtime, query: Query, features: Features, probabilities: np.ndarray) -> Rows:
-    """Calibrated, best first, at most top_k.  probabilities [C, T]"""
+    """Best first, at most top_k.  probabilities [C, T], calibrated"""
     engine = runtime.model
-    calibrated = engine.calibration.apply(probabilities)
-    scores = runtime.formula.score(calibrated, engine.tasks)
+    scores = runtime.formula.score(probabilities, engine.tasks)
     order = np.argsort(-scores, kind="stable")[: query.top_k]
     if runtime.store.schema.ids == "string":  # a hash means nothing to the client
         authors = [query.given_authors[row] for row in order.tolist()]
@@ -137,7 +136,7 @@ def _best(runtime: Runtime, query: Query, features: Features, probabilities: np.
     else:
         live_ids = _live_ids(engine.view.columns("candidate"), features.candidates, query)
         authors, lives = json_ids(query.author_ids[order]), json_ids(live_ids[order])
-    return Rows(authors, lives, scores[order], calibrated[order])
+    return Rows(authors, lives, scores[order], probabilities[order])
 
 
 def _render(

@@ -1,7 +1,7 @@
 """What a process remembers of authors, so that a request reads few of them from the store.
 
 Authors and rooms that are not known are remembered too, for a shorter time.  A request that needs an author whom
-another request is fetching waits for that fetch.
+another request is fetching waits for that fetch.  Authors whose time is over may be kept, for when the store fails.
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ class AuthorCache:
         ttl_s: float,
         negative_ttl_s: float,
         clock: Callable[[], float] = time.monotonic,
+        outdated_s: float = 0.0,
     ) -> None:
+        """outdated_s: how long authors are kept since they were read, past `ttl_s`; within `size`, the others first."""
         self._fetch = fetch
         self._clock = clock
-        self._authors = AuthorTable()
+        self._size = size
+        self._authors = _Table()
+        self._outdated = _Ages[int](size, outdated_s - ttl_s)
         self._ages = _Ages[int](size, ttl_s)
         self._absent = _Ages[tuple[int, int]](size, negative_ttl_s)
         self._under_way: dict[int, asyncio.Task[Fetched]] = {}
@@ -80,12 +84,18 @@ class AuthorCache:
                     self._absent.add((author, live), now)
         return {author: fetched[author] for author, _ in wanted if author in fetched}
 
+    def outdated(self, author_ids: Iterable[int]) -> Authors:
+        """Those of some authors that are kept past their time; none of them is among those remembered."""
+        self._forget_old()
+        return self._authors.take_outdated(author_ids)
+
     def discard(self, author_ids: Iterable[int]) -> None:
         """Forget some authors, because they were written."""
         self._changes += 1
         gone = set(author_ids)
         for author in gone:
             self._under_way.pop(author, None)
+            self._drop_outdated(author)
             if self._authors.remove(author):
                 self._ages.remove(author)
         self._absent.remove_where(lambda pair: pair[0] in gone)
@@ -93,7 +103,7 @@ class AuthorCache:
     def purge(self) -> None:
         """Forget all."""
         self._changes += 1
-        for memory in (self._authors, self._ages, self._absent, self._under_way):
+        for memory in (self._authors, self._ages, self._outdated, self._absent, self._under_way):
             memory.clear()
 
     def __len__(self) -> int:
@@ -128,26 +138,68 @@ class AuthorCache:
     def _remember(self, authors: list[int], fetched: Fetched) -> None:
         now = self._clock()
         known = [author for author in authors if len(fetched.get(author, ()))]
+        for author in authors:
+            self._drop_outdated(author)
         self._authors.add(known, fetched)
         for author in known:
             self._ages.add(author, now)
         for author in set(authors).difference(known):
             self._absent.add((author, MISSING), now)
+        self._outdated.size = self._size - len(self._authors)
         self._forget_old()
 
     def _forget_old(self) -> None:
         now = self._clock()
-        for author in self._ages.outdated(now):
-            self._authors.remove(author)
+        ended = list(self._ages.outdated(now))
+        if ended:
+            self._authors.set_aside([author for author, _ in ended])
+            for author, end in ended:
+                self._outdated.add(author, end)
+            self._outdated.size = self._size - len(self._authors)
+        for author, _ in self._outdated.outdated(now):
+            self._authors.remove_outdated(author)
         for _ in self._absent.outdated(now):
             pass
+
+    def _drop_outdated(self, author: int) -> None:
+        if author in self._outdated:
+            self._outdated.remove(author)
+            self._authors.remove_outdated(author)
+
+
+class _Table(AuthorTable):
+    """Authors of whom some are set aside: they keep their rows, but only `take_outdated` finds them."""
+
+    def clear(self) -> None:
+        super().clear()
+        self._aside: dict[int, int] = {}
+
+    def set_aside(self, author_ids: Sequence[int]) -> None:
+        self._aside.update(zip(author_ids, self._rows.remove(np.array(author_ids)).tolist(), strict=True))
+
+    def remove_outdated(self, author: int) -> None:
+        self._free.append(self._aside.pop(author))
+        self._several.pop(author, None)
+
+    def take_outdated(self, author_ids: Iterable[int]) -> Authors:
+        """Those of some authors that are set aside."""
+        ids = [author for author in author_ids if author in self._aside]
+        rows = [self._aside[author] for author in ids]
+        several = {author: self._several[author] for author in ids if author in self._several}
+        return Authors(
+            self._dtype if ids else np.dtype([]),
+            np.array(ids, np.int64),
+            self._newest[rows],
+            np.ones(len(ids), bool),
+            several,
+        )
 
 
 class _Ages(Generic[_K]):
     """Keys in the order in which they were added last, which is that in which they grow too old."""
 
     def __init__(self, size: int, ttl_s: float) -> None:
-        self._size = size
+        self.size = size
         self._ttl_s = ttl_s
         self._ends: OrderedDict[_K, float] = OrderedDict()
 
@@ -155,10 +207,10 @@ class _Ages(Generic[_K]):
         self._ends[key] = now + self._ttl_s
         self._ends.move_to_end(key)
 
-    def outdated(self, now: float) -> Iterator[_K]:
-        """Take out what is too old or too many."""
-        while self._ends and (len(self._ends) > self._size or next(iter(self._ends.values())) <= now):
-            yield self._ends.popitem(last=False)[0]
+    def outdated(self, now: float) -> Iterator[tuple[_K, float]]:
+        """Take out what is too old or too many, each with when its time is over."""
+        while self._ends and (len(self._ends) > self.size or next(iter(self._ends.values())) <= now):
+            yield self._ends.popitem(last=False)
 
     def remove(self, key: _K) -> None:
         del self._ends[key]

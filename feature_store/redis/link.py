@@ -22,6 +22,7 @@ from feature_store.redis.cluster import SteadyCluster
 from feature_store.redis.connect import Client, make_client, make_node, node_options, require_tls_files
 from feature_store.redis.errors import REDIS_ERRORS, as_store_error, first_contact, store_errors
 from feature_store.redis.settings import RedisSettings, settings_of_environment
+from feature_store.redis.together import Together
 from feature_store.redis.url import RedisUrl, parse_url, redact
 from feature_store.store import StoreError
 
@@ -36,6 +37,7 @@ class _Opened:
 
     client: Client
     sentinels: Sentinel | None
+    together: Together | None = None  # None in a cluster
     nodes: dict[str, Redis] = field(default_factory=dict)  # of a cluster, by host:port
 
 
@@ -84,6 +86,13 @@ class RedisLink:
     def client(self) -> Client:
         """The client of the running event loop; replies are bytes."""
         return self._here().client
+
+    def read(self, *command: Any) -> Awaitable[Any]:
+        """The answer to a command, which may go to the server in one trip with those of other requests.  What redis-py
+        raises: wait for it within `errors`.
+        """
+        here = self._here()
+        return here.client.execute_command(*command) if here.together is None else here.together.execute(*command)
 
     def pipeline(self) -> Pipeline | ClusterPipeline:
         """Commands sent together, each for itself; in a cluster one batch to each node."""
@@ -148,7 +157,9 @@ class RedisLink:
         opened = self._opened.get(loop)
         if opened is None:
             self._forget()
-            opened = self._opened[loop] = _Opened(*make_client(self._url, self.settings))
+            client, sentinels = make_client(self._url, self.settings)
+            together = None if isinstance(client, SteadyCluster) else Together(client)
+            opened = self._opened[loop] = _Opened(client, sentinels, together)
         return opened
 
     def _forget(self) -> None:

@@ -18,8 +18,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from redis.asyncio import RedisCluster
 
+from feature_store.authors import Authors
 from feature_store.events.batch import EventBatch
 from feature_store.merge import require_events, users_times
+from feature_store.reading.metrics import count_corrupt
 from feature_store.records import CorruptRecord, UserBatch, UserRecord, known_users
 from feature_store.redis.author_cache import AuthorCache, Fetched, Rooms
 from feature_store.redis.codec import USER_FIELDS, RedisCodec
@@ -61,9 +63,10 @@ class RedisStore:
         self._writer = RedisWriter(self.link, self._schema, self.keys)
         self._scanner = Scanner(self.link)
         self._fixed: int | None = None  # the generation, when it does not follow the pointer
+        self._outdated_s = 0.0
         self._authors = self._new_cache()
         self._pointer = ActivePointer(
-            self.link, self.keys, opened.generation, self.settings.pointer_cache_s, self._authors.purge
+            self.link, self.keys, opened.generation, self.settings.pointer_cache_s, self._forget_authors
         )
 
     @property
@@ -110,16 +113,37 @@ class RedisStore:
         self, user_id: int, author_ids: Sequence[int] | np.ndarray, live_ids: np.ndarray | None = None
     ) -> StoreAnswer:
         """As the protocol says.  Authors that cannot be read now are left out when the user could be read."""
-        generation = await self._current()
-        key = self.keys.user(generation, user_id)
         authors, wanted = self._authors.look_up(author_ids, live_ids)
         if not wanted:
-            fields = await self._user_fields(key)
+            user, corrupt = await self.read_user(user_id)
         else:
-            fields, fetched = await asyncio.gather(self._user_fields(key), self._fetch_or_log(wanted))
+            (user, corrupt), fetched = await asyncio.gather(self.read_user(user_id), self._fetch_or_log(wanted))
             authors |= fetched
-        user, corrupt = self._decode_user(key, fields)
         return StoreAnswer(user, authors, corrupt)
+
+    async def read_user(self, user_id: int) -> tuple[UserRecord | None, bool]:
+        """As PartedStore."""
+        key = self.keys.user(await self._current(), user_id)
+        return self._decode_user(key, await self._user_fields(key))
+
+    def keep_outdated_authors(self, age_s: float) -> None:
+        """As PartedStore.  What is remembered at the moment is forgotten."""
+        self._outdated_s = age_s
+        self._authors = self._new_cache()
+
+    def look_up_authors(
+        self, author_ids: Sequence[int] | np.ndarray, live_ids: np.ndarray | None
+    ) -> tuple[Authors, Rooms]:
+        """As PartedStore."""
+        return self._authors.look_up(author_ids, live_ids)
+
+    async def fetch_authors(self, wanted: Rooms) -> Fetched:
+        """As PartedStore."""
+        return await self._authors.fetch(wanted)
+
+    def outdated_authors(self, author_ids: Sequence[int]) -> Authors:
+        """As PartedStore."""
+        return self._authors.outdated(author_ids)
 
     async def put_users(self, batch: UserBatch, updated_at: int | np.ndarray = 0) -> None:
         times = users_times(batch, updated_at)
@@ -203,10 +227,14 @@ class RedisStore:
     async def _current(self) -> int:
         return self._fixed if self._fixed is not None else await self._pointer.current()
 
+    def _forget_authors(self) -> None:
+        self._authors.purge()
+
     async def _user_fields(self, key: str) -> list[bytes | None]:
         with self.link.errors():
-            fields: list[bytes | None] = await self.link.client.execute_command("HMGET", key, *USER_FIELDS)
-            return fields
+            fields: list[bytes | None] = await self.link.read("HMGET", key, *USER_FIELDS)
+        self._require_answer(fields, len(USER_FIELDS))
+        return fields
 
     async def _fetch_or_log(self, wanted: Rooms) -> Fetched:
         """An answer without some authors is better than no answer."""
@@ -223,10 +251,20 @@ class RedisStore:
         client = self.link.client
         values: list[Any]
         with self.link.errors():
-            values = await (client.mget_nonatomic(keys) if isinstance(client, RedisCluster) else client.mget(keys))
-        found = zip(author_ids, keys, values, strict=True)
+            values = await (
+                client.mget_nonatomic(keys) if isinstance(client, RedisCluster) else self.link.read("MGET", *keys)
+            )
+        found = [(author, key, value) for author, key, value in zip(author_ids, keys, values, strict=True) if value]
+        records = self._codec.single_rooms([value for _, _, value in found])
+        if records is not None:
+            return {author: records[row : row + 1] for row, (author, _, _) in enumerate(found)}
         decoded = ((author, self._decode_author(key, value)) for author, key, value in found)
         return {author: lives[0] for author, lives in decoded if lives is not None}
+
+    def _require_answer(self, values: Sequence[bytes | None], count: int) -> None:
+        """What a damaged connection delivers may be an answer, but to no question."""
+        if not isinstance(values, list) or [type(value) in (bytes, type(None)) for value in values] != [True] * count:
+            raise StoreError(f"store {self.link.where}: the answer is of another shape than was asked")
 
     def _decode_user(self, key: str | bytes, fields: Sequence[bytes | None]) -> tuple[UserRecord | None, bool]:
         """The user, and whether there is one that cannot be read."""
@@ -240,12 +278,19 @@ class RedisStore:
         try:
             return None if value is None else self._codec.author(value)
         except CorruptRecord as error:
+            count_corrupt("author")
             _warn_once(f"{_text(key)}: {error}")
             return None
 
     def _new_cache(self) -> AuthorCache:
         chosen = self.settings
-        return AuthorCache(self._fetch_authors, chosen.author_cache_size, chosen.author_ttl_s, chosen.negative_ttl_s)
+        return AuthorCache(
+            self._fetch_authors,
+            chosen.author_cache_size,
+            chosen.author_ttl_s,
+            chosen.negative_ttl_s,
+            outdated_s=self._outdated_s,
+        )
 
 
 @lru_cache(maxsize=1000)

@@ -8,6 +8,7 @@ Letters: C candidates, T tasks.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class Term(BaseModel):
     power: float = Field(default=1.0, ge=-100.0, le=100.0)
 
 
-_ONE = Term()  # to make one takes as long as a logarithm of 200 scores
+_ONE = Term()
 
 
 class Formula(BaseModel):
@@ -54,8 +55,13 @@ class Formula(BaseModel):
 
     def score(self, probabilities: np.ndarray, tasks: tuple[str, ...]) -> np.ndarray:
         """[C, T] float32 -> [C] float32"""
-        terms = [self.tasks.get(task, _ONE) for task in tasks]
-        weight = np.array([term.weight for term in terms], np.float32)
-        power = np.array([term.power for term in terms], np.float32)
+        terms = tuple((term.weight, term.power) for term in (self.tasks.get(task, _ONE) for task in tasks))
+        weight, power = _columns(terms)
         scores: np.ndarray = np.log1p(probabilities * weight) @ power
         return scores
+
+
+@lru_cache(maxsize=64)  # to make them takes as long as the logarithms of 200 candidates
+def _columns(terms: tuple[tuple[float, float], ...]) -> np.ndarray:
+    """Weights and powers.  [2, T] float32"""
+    return np.array(terms, np.float32).T

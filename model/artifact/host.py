@@ -64,20 +64,20 @@ class HostTowers:
     def run(self, pieces: Sequence[Piece]) -> tuple[list[Scored], BatchCost]:
         """States of those without one, several users at a time; then all candidates in one run."""
         clock = Clock()
-        made = self._states([_users_of(piece) for piece in pieces if piece.state is None])
+        new = [_users_of(piece) for piece in pieces if piece.state is None]
+        runs = self._run_users(new)
+        made = (state for run in runs for state in _apart(run))
         states = [next(made) if piece.state is None else piece.state for piece in pieces]
         clock.lap()
-        tiles, probabilities = self._score_all(pieces, states)
+        joined = runs[0] if len(new) == len(pieces) and len(runs) == 1 else None
+        tiles, probabilities = self._score_all(pieces, states, joined)
         clock.lap()
         return [Scored(p, state) for p, state in zip(probabilities, states, strict=True)], clock.cost(pieces, tiles)
 
-    def _states(self, users: Sequence[UserInputs]) -> Iterator[UserState]:
-        """Of each user, in arrays of its own, so that keeping one keeps no other."""
-        for first in range(0, len(users), self.users_at_once):
-            some = users[first : first + self.users_at_once]
-            state = self.user_state(_joined(some))
-            for row in range(len(some)):
-                yield state if len(some) == 1 else _rows(state, row)
+    def _run_users(self, users: Sequence[UserInputs]) -> list[UserState]:
+        """Several users at a time."""
+        at_once = self.users_at_once
+        return [self.user_state(_joined(users[first : first + at_once])) for first in range(0, len(users), at_once)]
 
     def _exact_users(self, users: UserInputs) -> int:
         """MOST_USERS if states of a batch are bit for bit those of each user alone on this machine; 1 if not.
@@ -95,7 +95,10 @@ class HostTowers:
                 return 1
         return MOST_USERS
 
-    def _score_all(self, pieces: Sequence[Piece], states: list[UserState]) -> tuple[Tiles, list[np.ndarray]]:
+    def _score_all(
+        self, pieces: Sequence[Piece], states: Sequence[UserState], joined: UserState | None
+    ) -> tuple[Tiles, list[np.ndarray]]:
+        """joined: the states as one, where one run has made them all."""
         counts = [len(piece.candidates) for piece in pieces]
         if not any(counts):
             return pack(counts, 1), [np.empty((0, self._tasks), np.float32) for _ in pieces]
@@ -105,7 +108,8 @@ class HostTowers:
         tiles = pack(counts, best_size(counts))
         candidates = np.empty((tiles.tiles, tiles.size, pieces[0].candidates.shape[1]), np.int64)
         tiles.fill([piece.candidates for piece in pieces], candidates)
-        joined = {name: np.concatenate([state[name] for state in states]) for name in self._state_reads}
+        if joined is None:
+            joined = {name: np.concatenate([state[name] for state in states]) for name in self._state_reads}
         return tiles, tiles.cut(self.score(joined, candidates, tiles.tile_user()))
 
 
@@ -121,6 +125,12 @@ def _joined(users: Sequence[UserInputs]) -> UserInputs:
         return users[0]
     feeds = [one.feeds() for one in users]
     return UserInputs(**{name: np.concatenate([arrays[name] for arrays in feeds]) for name in feeds[0]})
+
+
+def _apart(users: UserState) -> Iterator[UserState]:
+    """The state of each user [U, ...] in arrays of its own, so that keeping one keeps no other."""
+    count = len(next(iter(users.values())))
+    yield from [users] if count == 1 else (_rows(users, row) for row in range(count))
 
 
 def _rows(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:

@@ -29,11 +29,15 @@ _WARM_UP_TOGETHER = 4  # requests for each executor, so that batches hold severa
 _log = logging.getLogger(__name__)
 
 
+class NotProbabilitiesError(RuntimeError):
+    """The model put out what cannot be answered; not a number, say."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What became of a request, and how long it took."""
 
-    probabilities: np.ndarray  # [C, tasks] float32, not calibrated
+    probabilities: np.ndarray  # [C, tasks] float32, calibrated
     queue_s: float  # until an executor took it
     user_tower_s: float  # of the batch in which its state was made or found
     candidate_tower_s: float  # all the rest
@@ -156,14 +160,23 @@ class LocalScorer:
         for share in shares:
             groups.setdefault(share.job.key or share.job, []).append(share)
         scored, cost = self._engine.run([_piece(group) for group in groups.values()])
+        calibrated = self._calibrated([piece.probabilities for piece in scored])
         self._keep(groups.values(), scored)
         tiles = sum(-(-(share.stop - share.start) // self._tile) for share in shares)
         observe_run(cost, tiles, len(shares))
         parts: dict[int, Part] = {}
-        for group, piece in zip(groups.values(), scored, strict=True):
-            for share, probabilities in zip(group, _split(piece, group), strict=True):
-                parts[id(share)] = (probabilities, piece.state, cost.user_tower_s)
+        for group, piece, probabilities in zip(groups.values(), scored, calibrated, strict=True):
+            for share, part in zip(group, _split(probabilities, group), strict=True):
+                parts[id(share)] = (part, piece.state, cost.user_tower_s)
         return [parts[id(share)] for share in shares]
+
+    def _calibrated(self, scored: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of a batch at once: [C, tasks] each.  NotProbabilitiesError."""
+        joined = scored[0] if len(scored) == 1 else np.concatenate(scored)
+        if not (joined.min() >= 0 and joined.max() <= 1):  # false of NaN too
+            raise NotProbabilitiesError(f"model {self._engine.version}: not all outputs are between 0 and 1")
+        calibrated = self._engine.calibration.apply(joined)
+        return [calibrated] if len(scored) == 1 else np.split(calibrated, np.cumsum([len(p) for p in scored[:-1]]))
 
     def _keep(self, groups: Iterable[Shares], scored: Sequence[Scored]) -> None:
         made = [(group[0].job, piece.state) for group, piece in zip(groups, scored, strict=True)]
@@ -205,12 +218,12 @@ def _piece(group: Shares) -> Piece:
     return Piece(users, request.state, rows[0] if len(rows) == 1 else np.concatenate(rows))
 
 
-def _split(scored: Scored, group: Shares) -> list[np.ndarray]:
-    """The probabilities of each share of the piece."""
+def _split(probabilities: np.ndarray, group: Shares) -> list[np.ndarray]:
+    """Those of each share of a piece."""
     if len(group) == 1:
-        return [scored.probabilities]
+        return [probabilities]
     ends = np.cumsum([share.stop - share.start for share in group])
-    return np.split(scored.probabilities, ends[:-1])
+    return np.split(probabilities, ends[:-1])
 
 
 def _score(request: _Request, now: float) -> Score:
