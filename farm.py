@@ -19,6 +19,8 @@ from typer.core import TyperGroup, TyperOption
 from feature_store.verbs import StoreUrl, ingest, iso_ms
 from feature_store.verbs import store as store_verbs
 from loadtest.bench.verbs import bench
+from model.registry.verbs import models
+from service.doors.verbs import keys
 from service.verbs import rank, serve
 
 app = typer.Typer(
@@ -29,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(bench, name="bench")
+app.add_typer(keys, name="keys")
+app.add_typer(models, name="models")
 app.add_typer(store_verbs, name="store")
 for _verb in (ingest, serve, rank):
     app.command()(_verb)

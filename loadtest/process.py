@@ -72,7 +72,7 @@ def running_service(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, **environment},
+            env={"FARM_GRACE_S": "0", **os.environ, **environment},
             preexec_fn=None if cpus is None else partial(os.sched_setaffinity, 0, cpus),
         )
         try:

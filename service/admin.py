@@ -6,7 +6,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -16,11 +16,20 @@ from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import PROBLEM_JSON, NotReadyError, install_error_handlers
+from service.doors.door import Door
+from service.doors.doorway import Doorway
+from service.doors.limits import Limits
+from service.doors.protocol import guarded
+from service.errors import PROBLEM_JSON, NotReadyError, install_error_handlers, problem_of
+from service.lifecycle.admin import ModelsCollector, add_models
+from service.lifecycle.places import Place
 from service.release import package_version
 from service.scrape import METRICS_TYPE, Scrape
-from service.supervisor import Place
 
+if TYPE_CHECKING:
+    from service.lifecycle.keeper import Keeper
+
+_LIMITS = Limits(connections=128)
 _STATES = ("starting", "ready", "ended")
 
 
@@ -53,14 +62,25 @@ class Supervised(Protocol):
     @property
     def stopping(self) -> bool: ...
 
+    def wedged(self) -> list[Place]:
+        """Workers that make no progress."""
 
-def create_admin(service: Supervised, scrape: Scrape) -> FastAPI:
-    """The application of the admin port."""
+
+def create_admin(
+    service: Supervised, scrape: Scrape, keeper: Keeper | None = None, door: Door | None = None
+) -> FastAPI:
+    """The application of the admin port.  keeper: of the models; None where one artifact serves for ever."""
     app = FastAPI(title="FARM ranker, administration", version=package_version(), redirect_slashes=False)
+    collectors: list[Collector] = [_WorkersCollector(service)]
+    if keeper is not None:
+        collectors.append(ModelsCollector(keeper))
     not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready", "content": {PROBLEM_JSON: {}}}}
 
-    @app.get("/livez", summary="Is the parent alive?")
+    @app.get("/livez", summary="Do the parent and all workers get on?", responses=not_ready)
     async def livez() -> Health:
+        """503 while a worker makes no progress: it is killed and replaced within a second or two."""
+        if wedged := service.wedged():
+            raise NotReadyError(f"{len(wedged)} of {len(service.places)} processes make no progress")
         return Health(status="alive")
 
     @app.get("/readyz", summary="Do all workers take traffic?", responses=not_ready)
@@ -79,9 +99,12 @@ def create_admin(service: Supervised, scrape: Scrape) -> FastAPI:
 
     @app.get("/metrics", summary="Prometheus metrics of all workers", response_class=Response)
     def get_metrics() -> Response:
-        return Response(scrape.text(_WorkersCollector(service)), media_type=METRICS_TYPE)
+        return Response(scrape.text(*collectors), media_type=METRICS_TYPE)
 
+    add_models(app, keeper)
     install_error_handlers(app)
+    if door is not None:
+        app.add_middleware(Doorway, door=door, on_error=problem_of)
     app.add_middleware(_WithRequestId)
     return app
 
@@ -134,7 +157,7 @@ class AdminServer:
         config = uvicorn.Config(  # of what the parent has imported anyway: it is kept small
             app,
             loop="asyncio",
-            http="httptools",
+            http=guarded(_LIMITS),
             ws="none",
             lifespan="off",
             access_log=False,

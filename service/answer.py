@@ -34,11 +34,13 @@ def render(
     degraded: Sequence[str],
     timing_ms: Mapping[str, float],
     debug: Mapping[str, object] | None = None,
+    arm: str = "",
 ) -> bytes:
-    """The answer to POST /rank (service.contract.RankAnswer); no `debug` in it when that is None."""
+    """The answer to POST /rank (service.contract.RankAnswer); no `debug` in it when that is None, no empty `arm`."""
     answer = {
         "request_id": request_id,
         "model_version": model_version,
+        **({"arm": arm} if arm else {}),
         "ranking": _ranking(tasks, rows),
         "degraded": degraded,
         "timing_ms": timing_ms,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -9,16 +10,20 @@ from typing import Any, cast
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope
 
+from service.ask import read_ask
 from service.body import JSON, read_json_body
 from service.contract import RecordSchemaName, Status, Version
-from service.errors import NotReadyError, install_error_handlers
+from service.doors.door import Caller
+from service.doors.doorway import Doorway
+from service.doors.limits import Limits
+from service.errors import NotReadyError, install_error_handlers, problem_of
 from service.events import accept_events, counting_rejections
+from service.express import OnError, express
 from service.metrics import name_model
 from service.openapi import events_body, events_responses, install_openapi, problems, rank_body, rank_responses
 from service.ranking import rank
 from service.release import package_version
 from service.runtime import Runtime
-from service.shortcut import OnError, Shortcut
 from service.telemetry import Telemetry
 
 _ACCEPTED = 202
@@ -33,14 +38,20 @@ Ids beyond 2^53 are decimal strings, in requests and in answers."""
 def create_app(runtime: Runtime) -> ASGIApp:
     """The service over `runtime`, which it closes when it stops."""
     app = _documented(runtime)
-
-    async def post(scope: Scope, receive: Receive) -> bytes:
-        return await _rank(runtime, scope, receive)
-
     on_error = cast(OnError, app.exception_handlers[Exception])
     model = runtime.model
     name_model(model.version, model.manifest.arch, model.provider)
-    return Telemetry(Shortcut(app, "/rank", post, on_error), _ROUTES)
+    return Telemetry(Doorway(app, runtime.door, on_error), _ROUTES)
+
+
+def create_protocol(runtime: Runtime, limits: Limits) -> type[asyncio.Protocol]:
+    """Of the service's connections: rankings go past the application, which answers them only where it is called."""
+
+    async def post(scope: Scope, receive: Receive, request_id: str) -> bytes:
+        caller = runtime.door.check(scope["path"], scope["method"], scope["headers"])
+        return await _rank(runtime, scope, receive, request_id, caller)
+
+    return express(limits, "/rank", post, problem_of)
 
 
 def _documented(runtime: Runtime) -> FastAPI:
@@ -67,16 +78,18 @@ def _documented(runtime: Runtime) -> FastAPI:
     return app
 
 
-async def _rank(runtime: Runtime, scope: Scope, receive: Receive) -> bytes:
+async def _rank(runtime: Runtime, scope: Scope, receive: Receive, request_id: str, caller: Caller) -> bytes:
     body = await read_json_body(scope, receive, runtime.settings.max_body_bytes)
-    return await rank(runtime, body, scope["state"]["request_id"])
+    return await rank(runtime, read_ask(body, request_id, caller, scope["headers"]))
 
 
 def _add_ranking(app: FastAPI, runtime: Runtime) -> None:
     @app.post("/rank", tags=["ranking"], summary="Rank", responses=rank_responses(), openapi_extra=rank_body())
     async def post_rank(request: Request) -> Response:
         """Probabilities of each task for each candidate author, and the order that the formula makes of them."""
-        return Response(await _rank(runtime, request.scope, request.receive), media_type=JSON)
+        state = request.state
+        answer = await _rank(runtime, request.scope, request.receive, state.request_id, state.caller)
+        return Response(answer, media_type=JSON)
 
 
 def _add_events(app: FastAPI, runtime: Runtime) -> None:
@@ -95,8 +108,11 @@ def _add_events(app: FastAPI, runtime: Runtime) -> None:
 
 
 def _add_health(app: FastAPI, runtime: Runtime) -> None:
-    @app.get("/livez", tags=["operations"], summary="Is the process alive?")
+    @app.get("/livez", tags=["operations"], summary="Is the process alive?", responses=problems(NotReadyError))
     async def livez() -> Status:
+        """503 while a batch does not end: this process must be replaced."""
+        if runtime.wedged:
+            raise NotReadyError("a batch does not end")
         return Status(status="alive")
 
     @app.get("/readyz", tags=["operations"], summary="Does it take traffic?", responses=problems(NotReadyError))

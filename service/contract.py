@@ -14,6 +14,7 @@ from feature_store.schema import MISSING
 
 MAX_CANDIDATES = 2_000
 MAX_EXACT = 2**53  # greater integers lose digits in JSON readers that keep numbers as doubles
+MAX_DEADLINE_MS = 60_000
 LEAST_NOW_MS, GREATEST_NOW_MS = 946_684_800_000, 4_102_444_800_000  # 2000-01-01 and 2100-01-01; seconds fall outside
 
 RULES = {
@@ -22,6 +23,7 @@ RULES = {
     "top_k": f"an integer from 1 to {MAX_CANDIDATES}",
     "now_ms": f"an integer, ms since 1970, from {LEAST_NOW_MS} (2000-01-01) to {GREATEST_NOW_MS} (2100-01-01)",
     "debug": "true or false",
+    "deadline_ms": f"an integer, ms from when the request came, from 1 to {MAX_DEADLINE_MS}",
 }
 """What a field of a request must be, for error messages and the OpenAPI document."""
 
@@ -57,6 +59,10 @@ class RankRequest(BaseModel):
         Field(ge=LEAST_NOW_MS, le=GREATEST_NOW_MS, description="Time of the request, ms since 1970; null: the clock"),
     ] = None
     debug: Annotated[bool | None, Field(description="Answer what is stored of the user too")] = None
+    deadline_ms: Annotated[
+        int | None,
+        Field(ge=1, le=MAX_DEADLINE_MS, description="Time to answer in, from when the request came; null: the default"),
+    ] = None
 
 
 class Room(TypedDict):
@@ -123,6 +129,7 @@ class RankAnswer(BaseModel):
 
     request_id: str
     model_version: str
+    arm: str | None = Field(None, description="control or split, while users are split between two models")
     ranking: list[Ranked]
     degraded: list[str] = Field(description="What was missing; empty for a full answer")
     timing_ms: Timing

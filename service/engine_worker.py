@@ -7,7 +7,6 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -17,34 +16,39 @@ from service.tasks import EngineTask, News
 from service.worker import follow_parent, on_signal
 
 if TYPE_CHECKING:
-    from model.artifact.engine import Engine
-    from service.scoring.scorer import LocalScorer
+    from service.lifecycle.engine_stage import EngineStage
 
 
-def work_engine(task: EngineTask, tell: Connection) -> None:
+def work_engine(task: EngineTask, link: Connection) -> None:
     """The whole life of an engine process."""
     on_signal(lambda: sys.exit(0))  # nobody is served yet
     threading.Thread(target=follow_parent, daemon=True).start()
-    from service.engines import process_model  # after the process has its signals: it takes a while
-    from service.runtime import one_line
+    from service.lifecycle.engine_stage import EngineStage  # after the process has its signals: it takes a while
+    from service.lifecycle.failure import one_line
 
     try:
-        engine, scorer = process_model(task.settings, task.number)
+        stage = EngineStage(task)
     except Exception as error:  # whatever it is, whoever starts the service gets one line
-        tell.send(News(failure=one_line(error)))
+        link.send(News(failure=one_line(error)))
         raise SystemExit(1) from None
-    news = News(model_version=engine.version, provider=engine.provider)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        runner.run(_serve(engine, scorer, task, lambda: tell.send(news)))
+        runner.run(_serve(stage, link))
 
 
-async def _serve(engine: Engine, scorer: LocalScorer, task: EngineTask, on_ready: Callable[[], None]) -> None:
-    from service.scoring.process import serve_engine
+async def _serve(stage: EngineStage, link: Connection) -> None:
+    """Warm up, answer on the sockets and to the parent until it is told to stop, and finish what runs."""
+    from service.lifecycle.control import Control
 
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    gc.collect()
-    gc.freeze()
-    task.socket.unlink(missing_ok=True)  # of the process that was here before
-    await serve_engine(engine, scorer, task.socket, on_ready, stopped)
+    try:
+        news = await stage.start()
+        gc.collect()
+        gc.freeze()
+        control = Control(link, stage.answer)
+        link.send(news)
+        await stopped.wait()
+        control.close()
+    finally:
+        await stage.close()

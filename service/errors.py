@@ -116,13 +116,48 @@ class EngineUnavailableError(UnavailableError):
     title = "Engine unavailable"
 
 
+class OverloadedError(UnavailableError):
+    """More is asked than can be answered soon."""
+
+    type = "overloaded"
+    title = "Overloaded"
+
+
+class KeyBusyError(UnavailableError):
+    """A key has as many requests under way as it may have."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "key-busy"
+    title = "Too many requests of one key"
+
+
+class ForbiddenStepError(UnavailableError):
+    """The answer would lack what a setting says it must not lack."""
+
+    type = "degraded"
+    title = "Degraded"
+
+
+class DeadlineExceededError(ServiceError):
+    """There is no answer in the time that the request gives."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    type = "deadline-exceeded"
+    title = "Deadline exceeded"
+
+    def __init__(self, stage: str, detail: str) -> None:
+        """stage: in which the time runs out, one of store, queue and inference."""
+        super().__init__(f"{stage}: {detail}")
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Every error of the application leaves as a problem."""
     for kind in (ServiceError, HTTPException, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, _handle)
+        app.add_exception_handler(kind, problem_of)
 
 
-async def _handle(request: Request, error: Exception) -> Response:
+async def problem_of(request: Request, error: Exception) -> Response:
+    """What a client is told of an error, RFC 9457."""
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase
         detail = f"{request.method} {request.url.path}: {str(error.detail).lower()}"

@@ -19,7 +19,7 @@ from prometheus_client import (
 from feature_store.events.batch import EventBatch
 
 STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "hand_over", "formula", "serialise")
-DEGRADED = ("no_history", "corrupt_history", "unknown_authors")
+DEGRADED = ("stale_history", "no_history", "corrupt_history", "unknown_authors", "stale_authors")
 REJECTED = (
     "malformed-body",
     "body-too-large",
@@ -86,5 +86,12 @@ def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
     return _requests.labels(route, str(status)), _request_seconds.labels(route)
 
 
+_named: list[tuple[str, str, str]] = []
+
+
 def name_model(version: str, arch: str, provider: str) -> None:
+    """It answers from now on; what did before is 0."""
+    for labels in _named:
+        _model.labels(*labels).set(0)
+    _named[:] = [(version, arch, provider)]
     _model.labels(version, arch, provider).set(1)

@@ -10,15 +10,27 @@ from fastapi.openapi.utils import get_openapi
 
 from feature_store.schema import RecordSchema
 from service.contract import Candidate, EventsAnswer, Problem, RankAnswer, RankRequest
+from service.doors.errors import (
+    ForbiddenError,
+    HeadersTooLargeError,
+    SlowRequestError,
+    TargetTooLongError,
+    TooManyConnectionsError,
+    UnauthorizedError,
+)
 from service.errors import (
     PROBLEM_JSON,
     BodyTooLargeError,
+    DeadlineExceededError,
     EngineUnavailableError,
     EventsBusyError,
+    ForbiddenStepError,
     InvalidRequestError,
+    KeyBusyError,
     MalformedBodyError,
     NotDurableError,
     NotReadyError,
+    OverloadedError,
     ServiceError,
     StoreUnavailableError,
     UnavailableError,
@@ -73,10 +85,36 @@ _PROBLEMS: dict[type[ServiceError], tuple[str, list[dict[str, str]]]] = {
     NotDurableError: ("the events are on too few servers; send the request again", []),
     StoreUnavailableError: ("the store did not take the events; send the request again", []),
     EngineUnavailableError: ("the engine process ended", []),
+    UnauthorizedError: ("there is no key; send the header Authorization: Bearer farm_...", []),
+    ForbiddenError: ("this key has not the scope rank, which the request needs", []),
+    SlowRequestError: ("the body did not arrive within 10 s", []),
+    TargetTooLongError: ("path and query are over 4096 bytes", []),
+    HeadersTooLargeError: ("send at most 64 headers with 16384 bytes in all", []),
+    KeyBusyError: ("8 requests of this key are under way, which is its limit", []),
+    OverloadedError: ("the queue has no room for a request of high priority: 21.4 ms wait", []),
+    TooManyConnectionsError: ("the service has as many connections as it takes", []),
+    ForbiddenStepError: ("the answer would be degraded by no_history, which FARM_READING_FORBID makes an error", []),
+    DeadlineExceededError: ("queue: an answer takes about 31 ms, 24 ms of it in the queue, and 20 ms are left", []),
     ServiceError: ("the service failed to answer; its log has the reason under this request_id", []),
 }
 
-_OF_ANY_BODY = (MalformedBodyError, BodyTooLargeError, UnsupportedMediaTypeError, InvalidRequestError, ServiceError)
+_AT_THE_DOOR = (
+    UnauthorizedError,
+    ForbiddenError,
+    SlowRequestError,
+    TargetTooLongError,
+    HeadersTooLargeError,
+    TooManyConnectionsError,
+)
+_OF_ANY_BODY = (
+    MalformedBodyError,
+    BodyTooLargeError,
+    UnsupportedMediaTypeError,
+    InvalidRequestError,
+    ServiceError,
+    *_AT_THE_DOOR,
+)
+_OF_RANK = (KeyBusyError, OverloadedError, EngineUnavailableError, ForbiddenStepError, DeadlineExceededError)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait before", "schema": {"type": "integer", "minimum": 1}}}
 
 
@@ -93,7 +131,7 @@ def events_body(schema: RecordSchema) -> dict[str, Any]:
 def rank_responses() -> dict[int | str, dict[str, Any]]:
     """Of POST /rank: the answer and every error."""
     good = {"model": RankAnswer, "description": "The ranking", "content": {"application/json": {"example": _ANSWER}}}
-    return {200: good, **problems(*_OF_ANY_BODY, EngineUnavailableError)}
+    return {200: good, **problems(*_OF_ANY_BODY, *_OF_RANK)}
 
 
 def events_responses() -> dict[int | str, dict[str, Any]]:

@@ -23,6 +23,7 @@ GivenId = int | str | None
 Given = int | str | Candidate | Room
 
 _ID_RULES = {"integer": "an integer or a decimal string of one", "string": "a string or an integer"}
+_MAX_ERRORS = 100  # that are told one by one
 _BRANCHES = ("int", "str", Candidate.__name__)  # pydantic's names for what a candidate or an id may be
 
 
@@ -39,6 +40,7 @@ class Query:
     top_k: int | None
     now_ms: int | None
     debug: bool
+    deadline_ms: int | None
 
 
 def parse_query(body: bytes, ids: IdKind, max_candidates: int = MAX_CANDIDATES) -> Query:
@@ -56,7 +58,7 @@ def parse_query(body: bytes, ids: IdKind, max_candidates: int = MAX_CANDIDATES) 
     author_ids = _column(authors, ids, names[0])
     live_ids = _column(lives, ids, names[1])
     _refuse_repeated(author_ids, live_ids)
-    given = (request.page, request.top_k, request.now_ms, bool(request.debug))
+    given = (request.page, request.top_k, request.now_ms, bool(request.debug), request.deadline_ms)
     return Query(int(user_id), author_ids, live_ids, authors, lives, *given)
 
 
@@ -123,6 +125,9 @@ def _refuse_repeated(author_ids: np.ndarray, live_ids: np.ndarray) -> None:
 
 
 def _invalid(error: ValidationError, ids: IdKind) -> MalformedBodyError | InvalidRequestError:
+    if error.error_count() > _MAX_ERRORS:  # a megabyte of unknown fields is not worth many megabytes of errors
+        known = ", ".join([*RankRequest.model_fields, *Candidate.model_fields])
+        return InvalidRequestError([("body", f"{error.error_count()} fields are wrong; known are {known}")])
     details = error.errors(include_url=False, include_context=True)
     if details[0]["type"] == "json_invalid":
         return MalformedBodyError(details[0]["msg"].lower().replace("invalid json", "not JSON"))

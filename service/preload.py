@@ -22,6 +22,7 @@ _MODULES = (
     "feature_store.lmdb_store",
     "feature_store.redis.store",
     "service.app",
+    "service.lifecycle.http_server",
     "service.ranking",
     "service.runtime",
     "service.worker",

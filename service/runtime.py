@@ -1,19 +1,35 @@
-"""What a worker holds while it serves: the model, its scorer, the store, the sink of events, the formula."""
+"""What a worker holds while it serves: what answers, and how that changes; the store, the sink of events."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from feature_store.events.sink import Sink, open_sink
+from feature_store.reading.reader import LadderReader
+from feature_store.reading.settings import reading_settings
 from feature_store.redis.url import redact
 from feature_store.store import FeatureStore, StoreError, open_store
-from feature_store.view import ModelView
 from model.artifact.formula import Formula
-from service.engines import Served, local_model, remote_model
+from service.doors.door import Door
+from service.doors.ring import KeyRing
+from service.engines import Loaded, Models, Served, batch_tiles
+from service.entrance import Entrance
+from service.lifecycle.failure import one_line
+from service.lifecycle.orders import static_order
+from service.lifecycle.pulses import Busy
+from service.lifecycle.serving import Serving, ServingSet
+from service.lifecycle.settings import LifecycleSettings
+from service.lifecycle.shelf import Shelf
+from service.lifecycle.stage import Cast, Stage
 from service.scoring.scorer import Scorer
 from service.settings import Settings
-from service.tasks import EngineProcesses
+from service.tasks import EngineProcesses, Order
+
+__all__ = ["Runtime", "StartError", "load_runtime", "one_line"]
+
+Check = Callable[[Served, Formula], None]
 
 
 class StartError(Exception):
@@ -25,47 +41,93 @@ class Runtime:
     """One worker's.  `ready` while it takes traffic."""
 
     settings: Settings
-    model: Served
-    scorer: Scorer
+    stage: Stage
     store: FeatureStore
+    reader: LadderReader
+    entrance: Entrance
+    door: Door
     sink: Sink
-    formula: Formula
     pool: ThreadPoolExecutor  # parses events
+    lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     ready: bool = True
+
+    @property
+    def serving(self) -> ServingSet:
+        """What answers: each request asks once."""
+        return self.stage.serving
+
+    @property
+    def model(self) -> Served:
+        """Of most users."""
+        return self.serving.current().model
+
+    @property
+    def scorer(self) -> Scorer:
+        return self.serving.current().scorer
+
+    @property
+    def formula(self) -> Formula:
+        return self.serving.current().formula
+
+    def busy_s(self) -> float:
+        """How long the batch that has run longest has been running; 0 when none runs, or none can be told."""
+        scorers = [serving.scorer for serving in self.serving.all()]
+        return max([scorer.busy_s() for scorer in scorers if isinstance(scorer, Busy)], default=0.0)
+
+    @property
+    def wedged(self) -> bool:
+        """A batch that never ends: this process must be replaced."""
+        return self.busy_s() > self.lifecycle.wedged_s
 
     async def close(self) -> None:
         """After the last answer."""
-        await self.scorer.close()
+        await self.stage.close()
         self.pool.shutdown()
         await self.store.close()
 
 
-def load_runtime(settings: Settings, engines: EngineProcesses | None = None) -> Runtime:
-    """Model checked by checksum and golden outputs, store checked against what the model reads.
+def load_runtime(
+    settings: Settings,
+    engines: EngineProcesses | None = None,
+    order: Order | None = None,
+    lifecycle: LifecycleSettings | None = None,
+    on_switch: Callable[[list[Serving]], None] = lambda replaced: None,
+) -> Runtime:
+    """Models checked by checksum and golden outputs, store checked against what they read.
 
-    engines: that run the towers; None: this process does.
+    engines: that run the towers; None: this process does.  order: what serves; None: what the settings name.
+    on_switch: called with what was replaced.
     Call it in the process that will serve.  StartError says in one line what is wrong.
     """
+    lifecycle = lifecycle or LifecycleSettings()
     try:
-        formula = Formula() if settings.formula is None else Formula.load(settings.formula)
-        model, scorer = local_model(settings) if engines is None else remote_model(settings, engines)
-        formula.check(model.tasks, model.calibration.hash)
+        order = order or static_order(settings)
+        models = Models(settings, engines)
+        loaded = {model.version: models.open(model) for model in order.models.values()}
         store = open_store(settings.store)
+        reader = LadderReader(store, reading_settings())
         sink = open_sink(store)
-        _require_fields(settings.store, store, model.view)
+        door = Door(KeyRing(settings.api_keys_file, settings.api_keys.get_secret_value()))
+        check = _fits(settings, store)
+        cast_ = Cast.of(order, loaded.__getitem__, check)
     except Exception as error:  # whatever it is, whoever starts the service gets one line
         raise StartError(one_line(error)) from error
+    shelf = Shelf(models.open_beside, _close, loaded)
+    stage = Stage(cast_, shelf, check, lifecycle.keep_previous, on_switch)
     pool = ThreadPoolExecutor(max(1, settings.executor_count), "events")
-    return Runtime(settings, model, scorer, store, sink, formula, pool)
+    entrance = Entrance(settings, stage.serving.current().scorer.costs, batch_tiles(settings, settings.providers[0]))
+    return Runtime(settings, stage, store, reader, entrance, door, sink, pool, lifecycle)
 
 
-def _require_fields(url: str, store: FeatureStore, view: ModelView) -> None:
-    missing = view.missing_from(store.schema)
-    if missing:
-        raise StoreError(f"store {redact(url)} lacks {', '.join(missing)}, which the model reads")
+def _fits(settings: Settings, store: FeatureStore) -> Check:
+    def check(model: Served, formula: Formula) -> None:
+        formula.check(model.tasks, model.calibration.hash)
+        missing = model.view.missing_from(store.schema)
+        if missing:
+            raise StoreError(f"store {redact(settings.store)} lacks {', '.join(missing)}, which the model reads")
+
+    return check
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, with its kind where that is needed to understand it."""
-    text = " ".join(str(error).split()) or repr(error)
-    return text if isinstance(error, (ValueError, RuntimeError, StoreError)) else f"{type(error).__name__}: {text}"
+async def _close(loaded: Loaded) -> None:
+    await loaded.scorer.close()

@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from model.artifact.formula import Formula
+from service.doors.ring import KeyRing, refuse_open
+from service.lifecycle.failure import one_line
+from service.lifecycle.orders import static_order
+from service.lifecycle.settings import LifecycleSettings
 from service.scrape import MULTIPROCESS_DIRECTORY, Scrape
 from service.settings import Settings
 from service.supervisor import Supervisor, fail
+
+if TYPE_CHECKING:
+    from service.lifecycle.keeper import Keeper
 
 _WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # glibc gives every thread a heap of its own, which never shrinks
@@ -18,18 +29,29 @@ _WORKER_ENVIRONMENT = {
 }
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, lifecycle: LifecycleSettings | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code.  What keeps it from starting is one line on stderr, and 1."""
     try:
+        ring = KeyRing(settings.api_keys_file, settings.api_keys.get_secret_value())
         public = _bind(settings.host, settings.port, "--port")
-        admin = _bind(settings.admin_host, settings.admin_port, "--admin-port", listen=True)
-    except OSError as error:
+        admin = _bind(settings.admin_host, settings.admin_port, "--admin-port")
+        refuse_open(public.getsockname()[0], ring, settings.open, "--host")
+        refuse_open(admin.getsockname()[0], ring, settings.open, "--admin-host")
+        admin.listen()
+    except (OSError, ValueError) as error:
         return fail(str(error))
     with tempfile.TemporaryDirectory(prefix="farm-serve-") as folder:
-        return _run(settings, public, admin, Path(folder))
+        return _run(settings, lifecycle or LifecycleSettings(), ring, public, admin, Path(folder))
 
 
-def _run(settings: Settings, public: socket.socket, admin: socket.socket, folder: Path) -> int:
+def _run(
+    settings: Settings,
+    lifecycle: LifecycleSettings,
+    ring: KeyRing,
+    public: socket.socket,
+    admin: socket.socket,
+    folder: Path,
+) -> int:
     """folder: for what workers and parent share, empty."""
     metrics = folder / "metrics"
     metrics.mkdir()
@@ -39,11 +61,46 @@ def _run(settings: Settings, public: socket.socket, admin: socket.socket, folder
     count = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"
     ready = f"farm serve: ready on {_url(public)} with {count}, admin on {_url(admin)}"
     scrape = Scrape(metrics)
-    supervisor = Supervisor(settings, public, folder, lambda: print(ready, flush=True), scrape.bury)
+    try:
+        keeper = _keeper(settings, lifecycle, folder)
+        order = keeper.first() if keeper else static_order(settings)
+    except (ValueError, OSError) as error:
+        return fail(one_line(error))
+    supervisor = Supervisor(settings, lifecycle, order, public, folder, lambda: print(ready, flush=True), scrape.bury)
     from service.admin import AdminServer, create_admin  # half a second, while the workers' modules are imported
+    from service.doors.door import admin_door  # after its metrics have their directory
 
-    with AdminServer(create_admin(supervisor, scrape), admin):
+    with AdminServer(create_admin(supervisor, scrape, keeper, admin_door(ring)), admin), _keeping(keeper, supervisor):
         return supervisor.run()
+
+
+def _keeper(settings: Settings, lifecycle: LifecycleSettings, folder: Path) -> Keeper | None:
+    """None where one artifact serves for ever."""
+    if lifecycle.models is None:
+        return None
+    from model.registry.store import ArtifactStore
+    from service.lifecycle.keeper import Keeper
+
+    keys = tuple(Path(file).read_text() for file in lifecycle.models_keys.split(",") if file)
+    formula = None if settings.formula is None else Formula.load(settings.formula)
+    cache = lifecycle.models_cache or (folder / "models" if _is_remote(lifecycle.models) else None)
+    return Keeper(ArtifactStore.open(lifecycle.models, keys), lifecycle, cache, formula)
+
+
+def _is_remote(url: str) -> bool:
+    return "://" in url and not url.startswith("file:")
+
+
+@contextmanager
+def _keeping(keeper: Keeper | None, supervisor: Supervisor) -> Iterator[None]:
+    if keeper is not None:
+        keeper.attach(supervisor.fleet, supervisor.outcomes)
+        keeper.start()
+    try:
+        yield
+    finally:
+        if keeper is not None:
+            keeper.close()
 
 
 def _bind(host: str, port: int, option: str, listen: bool = False) -> socket.socket:

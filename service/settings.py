@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_store.wrong_settings import wrong_settings
-from service.contract import MAX_CANDIDATES
+from service.contract import MAX_CANDIDATES, MAX_DEADLINE_MS
 
 _PROVIDERS = ("cpu", "cuda", "tensorrt")
 
@@ -20,7 +20,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid")
 
-    artifact: Path  # folder made by `farm export`
+    artifact: Path | None = None  # folder made by `farm export`; None: an artifact store says what serves
     store: str  # URL, e.g. lmdb:///var/lib/farm/store
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)  # 0 takes a free one and prints it
@@ -43,7 +43,21 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /rank
     max_events_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /events
     max_candidates: int = Field(default=MAX_CANDIDATES, ge=1, le=MAX_CANDIDATES)
+    deadline_ms: int = Field(default=500, ge=1, le=MAX_DEADLINE_MS)  # of a request that names none
+    queue_tiles: int = Field(default=1024, ge=1)  # greatest cost of what waits in a worker
+    queue_ms: float = Field(default=15.0, ge=0)  # longest predicted wait at which a request still enters, in overload
+    burst_ms: float = Field(default=100.0, ge=0)  # the same in a burst
+    low_share: float = Field(default=0.25, ge=0, le=1)  # of the queue that requests of low priority may fill
     keep_alive_s: int = Field(default=65, ge=1)  # idle connections; longer than the 60 s of common load balancers
+    open: bool = False  # whether a service without keys may listen where other machines reach it
+    api_keys_file: Path | None = None  # keys made by `farm keys new`; read again when it changes
+    api_keys: SecretStr = SecretStr("")  # more of them, as the file would hold them
+    max_connections: int = Field(default=2048, ge=1)  # of one worker, and what its file descriptors allow
+    head_timeout_s: float = Field(default=5.0, gt=0)  # from the first byte of a request to the end of its headers
+    body_timeout_s: float = Field(default=10.0, gt=0)  # from there to the end of its body
+    max_target_bytes: int = Field(default=4096, ge=64)  # path and query
+    max_head_bytes: int = Field(default=16_384, ge=1024)  # names and values of all headers
+    max_headers: int = Field(default=64, ge=8)
     drain_timeout_s: int = Field(default=10, ge=1)  # for requests under way when the service is stopped
 
     @field_validator("provider")

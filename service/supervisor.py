@@ -1,4 +1,7 @@
-"""The parent of the workers, and of the engine processes: starts them, replaces those that end, stops them together."""
+"""The parent of the workers, and of the engine processes: starts them, replaces those that end, stops them together.
+
+It also carries out changes of what serves, which another thread asks for (service.lifecycle.fleet).
+"""
 
 from __future__ import annotations
 
@@ -7,77 +10,28 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
-from typing import Literal
 
 from service.accept import CLOSED, Loads
 from service.engine_worker import work_engine
+from service.lifecycle.fleet import Fleet
+from service.lifecycle.places import Backoff, Place
+from service.lifecycle.pulses import Outcomes, Pulses
+from service.lifecycle.settings import LifecycleSettings
+from service.lifecycle.spawn import Spawner
 from service.settings import Settings
-from service.tasks import EngineProcesses, EngineTask, News, Task
+from service.tasks import EngineProcesses, EngineTask, News, Order, Task
 from service.worker import work
 
-_KILL_AFTER_S = 5.0  # beyond the drain timeout
+_KILL_AFTER_S = 5.0  # beyond the grace period and the drain timeout
 _ASK_AGAIN_S = 0.5  # a worker that is just being forked does not hear the first time
 _UNKNOWN_EXIT = 255  # multiprocessing's, when the process that forks was killed: the worker may live
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long a worker's place stays empty after its worker ended."""
-
-    first_s: float = 1.0  # so that a worker that dies at once does not keep the machine busy
-    most_s: float = 30.0
-    calm_s: float = 60.0  # a worker that was ready for as long has begun anew
-
-    def pause_s(self, ends: int) -> float:
-        """ends: in a row, 1 or more."""
-        return float(min(self.first_s * 2 ** min(ends - 1, 30), self.most_s))
-
-    def ends(self, before: int, ready_s: float) -> int:
-        """In a row, with this one, of a worker that was ready for `ready_s`."""
-        return 1 if ready_s >= self.calm_s else before + 1
-
-
-Role = Literal["engine", "worker"]
-
-
-@dataclass(eq=False)
-class Place:
-    """A process, and those that stood in its place before."""
-
-    role: Role
-    number: int  # of its role, from 0
-    process: BaseProcess | None = None  # None: it has ended, another is started at `due`
-    news: Connection | None = None  # of a process that is starting
-    ready_at: float | None = None  # time.monotonic()
-    model_version: str = ""
-    provider: str = ""  # in use, of an engine process
-    failure: str | None = None
-    ends: int = 0  # in a row
-    restarts: int = 0
-    due: float = 0.0  # time.monotonic()
-
-    def hear(self) -> None:
-        """Take the worker's news, or the end of it."""
-        assert self.news is not None
-        assert self.process is not None
-        try:
-            news: News = self.news.recv()
-        except EOFError:
-            self.process.join(_KILL_AFTER_S)
-            news = News(f"a process ({self.role}) ended with {self.process.exitcode} before it was ready")
-        self.failure, self.model_version, self.provider = news.failure, news.model_version, news.provider
-        self.ready_at = None if news.failure else time.monotonic()
-        self.news.close()
-        self.news = None
+_LOOK_S = 1.0  # at the workers' pulses
 
 
 @dataclass
@@ -85,6 +39,8 @@ class Supervisor:
     """Runs `settings.workers` processes on one listening socket, and the engine processes that they ask."""
 
     settings: Settings
+    lifecycle: LifecycleSettings
+    order: Order  # what serves first
     listener: socket.socket  # bound
     folder: Path  # empty: for what the processes share
     on_ready: Callable[[], None]  # called once, when every worker answers
@@ -92,17 +48,30 @@ class Supervisor:
     backoff: Backoff = field(default_factory=Backoff)
 
     def __post_init__(self) -> None:
-        self._context = _worker_context()
-        self._loads_file = self.folder / "connections"
+        self._spawner = Spawner()
+        self._loads_file, self._pulses_file = self.folder / "connections", self.folder / "pulses"
         self._loads = Loads.create(self._loads_file, self.settings.workers)
+        self.pulses = Pulses.create(self._pulses_file, self.settings.workers)
         self._engines = [Place("engine", number) for number in range(self.settings.engine_processes)]
-        self.places = [*self._engines, *(Place("worker", number) for number in range(self.settings.workers))]
+        self._workers = [Place("worker", number) for number in range(self.settings.workers)]
+        self.places = [*self._engines, *self._workers]
         self._signals, self._announced = 0, False
-        self._woken, self._wake = self._context.Pipe(duplex=False)
+        self._woken, self._wake = self._spawner.pipe()
+        self.fleet = Fleet(self.order, self.places, lambda: self._wake.send(None))
 
     @property
     def stopping(self) -> bool:
         return self._signals > 0
+
+    def wedged(self) -> list[Place]:
+        """Workers that have made no progress for `wedged_s`."""
+        now, most = time.monotonic(), self.lifecycle.wedged_s
+        ready = [place for place in self._workers if place.ready_at is not None]
+        return [place for place in ready if self.pulses.get(place.number).stuck_s(now) > most]
+
+    def outcomes(self) -> list[Outcomes]:
+        """Of each worker, now."""
+        return [self.pulses.get(place.number).outcomes for place in self._workers]
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; the exit code.  1 when a worker cannot start, or had to be killed, with why."""
@@ -111,6 +80,7 @@ class Supervisor:
         try:
             status = self._watch()
         finally:
+            self.fleet.close()
             left = self._end()
         return fail(left) if left else status
 
@@ -128,7 +98,10 @@ class Supervisor:
             if not self._announced and all(place.ready_at is not None for place in self.places):
                 self._announced = True
                 self.on_ready()
+            self._kill_wedged()
             self._clear_ended()
+            for place in self.fleet.step():
+                _signal([place], signal.SIGKILL)
         return 0
 
     def _absent(self) -> list[Place]:
@@ -139,35 +112,50 @@ class Supervisor:
     def _start_due(self) -> None:
         for place in self._absent():
             if place.due <= time.monotonic() and not self.stopping:
-                self._start(place)
+                place.start(*self._start(place))
 
-    def _start(self, place: Place) -> None:
-        news, tell = self._context.Pipe(duplex=False)
-        process = self._process(place, tell)
-        with _no_main_module():
-            process.start()
-        tell.close()  # so that the end of the worker ends the pipe
-        place.news, place.failure, place.ready_at, place.process = news, None, None, process
-
-    def _process(self, place: Place, tell: Connection) -> BaseProcess:
+    def _start(self, place: Place) -> tuple[BaseProcess, Connection]:
+        order = self.fleet.order
         if place.role == "engine":
-            engine = EngineTask(self.settings, place.number, self._socket(place))
-            return self._context.Process(target=work_engine, args=(engine, tell))
-        engines = EngineProcesses(tuple(map(self._socket, self._engines)), _provider(self._engines))
-        task = Task(self.settings, place.number, self.listener, self._loads_file, engines if self._engines else None)
-        return self._context.Process(target=work, args=(task, tell))
-
-    def _socket(self, engine: Place) -> Path:
-        return self.folder / f"engine-{engine.number}"
+            return self._spawner.start(
+                work_engine, EngineTask(self.settings, self.lifecycle, place.number, self.folder, order)
+            )
+        self.pulses.clear(place.number)
+        engines = EngineProcesses(self.folder, len(self._engines), _provider(self._engines))
+        task = Task(
+            self.settings,
+            self.lifecycle,
+            place.number,
+            self.listener,
+            self._loads_file,
+            self._pulses_file,
+            order,
+            engines if self._engines else None,
+        )
+        return self._spawner.start(work, task)
 
     def _wait(self) -> None:
-        """Until a process is ready, fails or ends, or is to be started, or the service is told to stop."""
-        starting = {place.news: place for place in self.places if place.news is not None}
-        due = [place.due for place in self._absent()]
-        pause = max(0.0, min(due) - time.monotonic()) if due else None
-        for event in wait([self._woken, *starting, *_sentinels(self.places)], pause):
-            if isinstance(event, Connection) and event in starting:
-                starting[event].hear()
+        """Until a process tells something or ends, or is to be started, or looked at, or something is asked of us."""
+        links = {place.link: place for place in self.places if place.link is not None}
+        due = [place.due - time.monotonic() for place in self._absent()]
+        pause = max(0.0, min([*due, _LOOK_S]))
+        for event in wait([self._woken, *links, *_sentinels(self.places)], pause):
+            if event is self._woken:
+                self._woken.recv()
+            elif isinstance(event, Connection) and event in links:
+                place = links[event]
+                heard = place.hear()
+                if isinstance(heard, News) and heard.failure is None:
+                    self.fleet.ready(place)
+                elif heard is not None and not isinstance(heard, News):
+                    self.fleet.heard(place, heard)
+
+    def _kill_wedged(self) -> None:
+        for place in self.wedged():
+            assert place.process is not None
+            self.pulses.clear(place.number)
+            fail(f"worker {place.process.pid} made no progress for {self.lifecycle.wedged_s:g} s: it is killed")
+            _signal([place], signal.SIGKILL)
 
     def _clear_ended(self) -> None:
         for place in self.places:
@@ -181,23 +169,24 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
         now = time.monotonic()
-        place.ends = self.backoff.ends(place.ends, 0.0 if place.ready_at is None else now - place.ready_at)
-        pause = self.backoff.pause_s(place.ends)
+        ends = self.backoff.ends(place.ends, 0.0 if place.ready_at is None else now - place.ready_at)
+        pause = self.backoff.pause_s(ends)
         reason = place.failure or f"{place.role} {process.pid} ended with {process.exitcode}"
-        again = f", {place.ends} ends in a row" if place.ends > 1 else ""
+        again = f", {ends} ends in a row" if ends > 1 else ""
         fail(f"{reason}; starting another in {pause:g} s{again}")
         if place.role == "worker":
             self._loads.set(place.number, CLOSED)
+            self.pulses.clear(place.number)
         self.on_end(process.pid)
-        place.restarts += 1
-        place.due, place.process, place.news, place.ready_at = now + pause, None, None, None
+        place.clear(ends, now + pause)
+        self.fleet.ended(place, reason)
 
     def _end(self) -> str:
         """Stop all workers, then the engines; what is to be said of it, if they had to be killed."""
         self.listener.close()  # so that the last worker to close its own makes the port refuse
-        deadline = time.monotonic() + self.settings.drain_timeout_s + _KILL_AFTER_S
-        workers = [place for place in self.places if place.role == "worker"]
-        return self._stop(workers, deadline) or self._stop(self._engines, deadline)
+        allowed = self.lifecycle.grace_s + self.settings.drain_timeout_s + _KILL_AFTER_S
+        deadline = time.monotonic() + allowed
+        return self._stop(self._workers, deadline) or self._stop(self._engines, deadline)
 
     def _stop(self, places: list[Place], deadline: float) -> str:
         """deadline: time.monotonic()"""
@@ -237,24 +226,3 @@ def _signal(places: list[Place], number: signal.Signals) -> None:
         if place.process is not None and place.process.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(place.process.pid, number)
-
-
-def _worker_context() -> ForkServerContext | SpawnContext:
-    """Workers are forked by a process that has imported all they need; where fork is unsafe (macOS), started anew."""
-    if sys.platform != "linux":
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["service.preload"])
-    forkserver.ensure_running()  # it imports in the background from now on
-    return context
-
-
-@contextmanager
-def _no_main_module() -> Iterator[None]:
-    """multiprocessing would import the command line, with all its verbs, in every worker."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

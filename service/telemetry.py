@@ -27,7 +27,7 @@ class Telemetry:
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500  # when the application raises, a 500 is sent around us
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
@@ -44,7 +44,7 @@ class Telemetry:
             count_request(route, status, time.perf_counter() - start)
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
     """The caller's, when it is sane; else a new one."""
     for name, value in scope["headers"]:
         if name == _HEADER and _SANE_ID.fullmatch(value):

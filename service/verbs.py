@@ -11,8 +11,11 @@ from feature_store.verbs import StoreUrl, iso_ms
 
 
 def serve(
-    artifact: Annotated[Path, typer.Option(help="ARTIFACT folder, made by `farm export`.")],
     store: StoreUrl,
+    artifact: Annotated[Path | None, typer.Option(help="ARTIFACT folder, made by `farm export`.")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Artifact store whose pointer says what serves, instead of --artifact.")
+    ] = None,
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Processes on the one port.")] = 1,
@@ -21,16 +24,26 @@ def serve(
     ] = "cpu",
     admin_host: Annotated[str, typer.Option(help="Of metrics and administration.")] = "127.0.0.1",
     admin_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8081,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Serve without API keys where other machines reach it.")
+    ] = False,
 ) -> None:
     """Serve `POST /rank`.
 
     Example: `farm serve --artifact artifact --store lmdb:///var/lib/farm/store --workers 2`
     """
+    from service.lifecycle.settings import read_lifecycle
     from service.server import serve as run
     from service.settings import read_settings
 
-    given = {"artifact": artifact, "store": store, "host": host, "port": port, "workers": workers}
-    raise typer.Exit(run(read_settings(**given, provider=provider, admin_host=admin_host, admin_port=admin_port)))
+    given = {"artifact": artifact, "store": store, "host": host, "port": port, "workers": workers, "provider": provider}
+    given |= {"admin_host": admin_host, "admin_port": admin_port}
+    if open_:  # else the environment says it
+        given["open"] = True
+    settings, lifecycle = read_settings(**given), read_lifecycle(**({"models": models} if models else {}))
+    if settings.artifact is None and lifecycle.models is None:
+        raise ValueError("give --artifact FOLDER, or --models URL of an artifact store")
+    raise typer.Exit(run(settings, lifecycle))
 
 
 def rank(

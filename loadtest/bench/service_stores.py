@@ -37,11 +37,12 @@ def filled_store(backend: Backend, users: int, folder: Path, server_cpus: set[in
         if backend == "redis":
             with pinned(server_cpus):  # which the server inherits
                 url = stack.enter_context(valkey()).url
-        asyncio.run(_fill(url, users))
+        asyncio.run(fill(url, users))
         yield url
 
 
-async def _fill(url: str, users: int) -> None:
+async def fill(url: str, users: int) -> None:
+    """Create the store at `url`, with so many users and all authors."""
     schema = default_schema()
     async with open_store(url, schema, create=True) as store:
         authors = author_records(schema, AUTHORS)

@@ -14,14 +14,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope
+from starlette.types import Receive, Scope
 
 from feature_store.matrices import candidate_matrix, user_inputs
 from feature_store.schema import MISSING
@@ -32,11 +31,12 @@ from model.artifact.formula import Formula
 from model.artifact.manifest import CALIBRATION, Artifact
 from service.answer import Rows, json_ids, render
 from service.body import read_json_body
+from service.doors.limits import Limits
+from service.errors import problem_of
+from service.express import express
 from service.metrics import STAGES, observe_ranking
 from service.parse import Query, parse_query
 from service.scoring.cache import StateCache
-from service.shortcut import Shortcut
-from service.telemetry import Telemetry
 
 _BODY_LIMIT = 1 << 20
 _ANSWER_BYTES = 12_000  # 50 rows
@@ -151,7 +151,14 @@ async def _http_cpu_ms(bodies: Sequence[bytes], answer: bytes, rounds: int) -> f
     """Of this thread, which serves a constant answer to a client in a process of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(_no_op(answer), access_log=False, log_level="warning", lifespan="off", proxy_headers=False)
+        uvicorn.Config(
+            Starlette(),
+            http=_no_op(answer),
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+            proxy_headers=False,
+        )
     )
     serving = asyncio.create_task(server.serve([listener]))
     spent: list[float] = []
@@ -174,14 +181,11 @@ async def _http_cpu_ms(bodies: Sequence[bytes], answer: bytes, rounds: int) -> f
     return median(spent[1:])  # the first round waits for the client to start
 
 
-def _no_op(answer: bytes) -> ASGIApp:
-    """What is around a ranking in service.app."""
+def _no_op(answer: bytes) -> Any:
+    """The protocol of service.app, with a ranking that costs nothing."""
 
-    async def post(scope: Scope, receive: Receive) -> bytes:
+    async def post(scope: Scope, receive: Receive, request_id: str) -> bytes:
         await read_json_body(scope, receive, _BODY_LIMIT)
         return answer
 
-    async def on_error(request: Request, error: Exception) -> Response:
-        raise error
-
-    return Telemetry(Shortcut(Starlette(), "/rank", post, on_error), ("/rank",))
+    return express(Limits(), "/rank", post, problem_of)

@@ -151,6 +151,72 @@ def bench_service(
     _finish(report, json)
 
 
+@bench.command("faults")
+def bench_faults(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="One part: redis, overload, reload, refused, rollback, workers, rolling, kill, poison or slowloris."
+        ),
+    ] = None,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="A few parts, small and short; their figures wander.")] = False,
+) -> None:
+    """What clients see while the store, the load, models and processes go wrong.
+
+    Example: `farm bench faults --only redis --json faults.json`
+    """
+    from loadtest.bench.faults import UnknownPartError, run
+
+    try:
+        report = run(artifact, only, quick)
+    except UnknownPartError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    _finish(report, json)
+
+
+@bench.command("soak")
+def bench_soak(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    minutes: Annotated[int, typer.Option(min=1, help="Of load.")] = 30,
+    only: Annotated[str | None, typer.Option(help="One kind of trouble: reloads, redis or none.")] = None,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Half a minute; its figures say little.")] = False,
+) -> None:
+    """Memory, file descriptors and threads under load, with a reload and a restart of Redis every minute.
+
+    Example: `farm bench soak --minutes 30 --json soak.json`
+    """
+    from loadtest.bench.soak import UnknownTroubleError, run
+
+    try:
+        report = run(artifact, minutes, only, quick)
+    except UnknownTroubleError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    _finish(report, json)
+
+
+@bench.command("fuzz")
+def bench_fuzz(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    only: Annotated[str | None, typer.Option(help="One part: openapi, bodies or wire.")] = None,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="A thousand requests.")] = False,
+) -> None:
+    """Whatever is sent, no answer is an undocumented 5xx, shows a stack trace, or does not come.
+
+    Example: `farm bench fuzz --json fuzz.json`
+    """
+    from loadtest.bench.fuzz import UnknownPartError, run
+
+    try:
+        report = run(artifact, only, quick)
+    except UnknownPartError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    _finish(report, json)
+
+
 @bench.command("peers")
 def bench_peers(
     artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,

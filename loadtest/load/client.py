@@ -10,9 +10,9 @@ from typing import NamedTuple, cast
 
 import httptools
 
-_RECONNECT_S = 0.05
+from loadtest.load.trace import NO_ANSWER
 
-NO_ANSWER = 0  # a status
+_RECONNECT_S = 0.05
 
 
 class Exchange(NamedTuple):
@@ -20,9 +20,12 @@ class Exchange(NamedTuple):
 
     body: int
     due: float  # when it was to be sent
+    sent: float
     done: float
     status: int  # NO_ANSWER when the connection was lost
-    answer: bytes | None  # when it was to be kept
+    answer: bytes | None  # when it was to be read
+    kept: bool  # whether the answer is to be kept
+    kind: int = -1  # number of what the answer says of itself, when it was read for that
 
 
 class Client(asyncio.Protocol):
@@ -31,7 +34,7 @@ class Client(asyncio.Protocol):
     def __init__(self, on_free: Callable[[Client], None], on_done: Callable[[Exchange], None]) -> None:
         self._on_free, self._on_done = on_free, on_done
         self._transport: asyncio.Transport | None = None
-        self._asked: tuple[int, float] | None = None  # body, due
+        self._asked: tuple[int, float, float, bool] | None = None  # body, due, sent, kept
         self._chunks: list[bytes] | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._address: tuple[str, int] | None = None
@@ -46,10 +49,11 @@ class Client(asyncio.Protocol):
         self._address = host, port
         await asyncio.get_running_loop().create_connection(lambda: self, host, port)
 
-    def ask(self, body: int, request: bytes, due: float, keep: bool = False) -> None:
-        """Send a request; the client is idle."""
+    def ask(self, body: int, request: bytes, due: float, read: bool = False, keep: bool = False) -> None:
+        """Send a request; the client is idle.  read: the answer is wanted, keep: for longer than a look at it."""
         assert self._transport is not None
-        self._asked, self._chunks = (body, due), [] if keep else None
+        self._asked = body, due, time.perf_counter(), keep
+        self._chunks = [] if read or keep else None
         self._transport.write(request)
 
     def close(self) -> None:
@@ -95,9 +99,9 @@ class Client(asyncio.Protocol):
     def _finish(self, status: int) -> None:
         if self._asked is None:
             return
-        kept = None if self._chunks is None else b"".join(self._chunks)
-        (body, due), self._asked, self._chunks = self._asked, None, None
-        self._on_done(Exchange(body, due, time.perf_counter(), status, kept))
+        answer = None if self._chunks is None else b"".join(self._chunks)
+        (body, due, sent, kept), self._asked, self._chunks = self._asked, None, None
+        self._on_done(Exchange(body, due, sent, time.perf_counter(), status, answer, kept))
 
     async def _reconnect(self, host: str, port: int) -> None:
         while True:

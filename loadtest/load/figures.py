@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.load.trace import Trace
+
 _PER_MILLE = {"p50_ms": 500, "p95_ms": 950, "p99_ms": 990, "p999_ms": 999, "max_ms": 1000}
 
 
@@ -51,6 +53,12 @@ class LoadResult(Latencies):
     late_p99_ms: float  # of an arrival of the open loop behind its time; counted in its latency.  0 in a closed loop
     by_candidates: dict[int, Latencies] = field(default_factory=dict)  # when asked for
     answers: list[Answer] = field(default_factory=list)  # when asked for
+    trace: Trace | None = None  # when asked for; of all requests, those of the warm-up too
+
+    def traced(self) -> Trace:
+        """The trace of a load that was asked for it."""
+        assert self.trace is not None, "Load.trace was not set"
+        return self.trace
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> LoadResult:
@@ -64,6 +72,8 @@ class LoadResult(Latencies):
 
 
 def percentiles(ms: np.ndarray | Sequence[float]) -> dict[str, float]:
-    """By field name of Latencies: the least latency that so many requests did not exceed."""
+    """By field name of Latencies: the least latency that so many requests did not exceed; NaN of none."""
+    if len(ms) == 0:
+        return dict.fromkeys(_PER_MILLE, float("nan"))
     ascending = np.sort(ms)
     return {name: float(ascending[-(-len(ms) * share // 1000) - 1]) for name, share in _PER_MILLE.items()}

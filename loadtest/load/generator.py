@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 import uvloop
 
-from loadtest.load.client import NO_ANSWER, Exchange
-from loadtest.load.figures import Answer, Latencies, LoadResult, percentiles
+from loadtest.load.client import Exchange
+from loadtest.load.figures import Answer, Latencies, LoadResult
 from loadtest.load.loops import ClosedLoop, OpenLoop, Sender, arrivals
-from loadtest.load.run import Load, LoadError
+from loadtest.load.run import Load, LoadError, trace_file
+from loadtest.load.trace import NO_ANSWER, Kinds, Trace
 
 _POLL_S = 0.005  # for the last answers
 
@@ -35,7 +38,9 @@ def main(words: Sequence[str]) -> int:
     except (LoadError, OSError) as error:
         print(f"load generator: {error}", file=sys.stderr)
         return 1
-    Path(result).write_text(json.dumps(asdict(found)))
+    Path(result).write_text(json.dumps(asdict(replace(found, trace=None))))
+    if found.trace is not None:
+        found.trace.save(trace_file(Path(result)))
     return 0
 
 
@@ -43,21 +48,35 @@ def generate(load: Load) -> LoadResult:
     """Send a load from this process.  OSError when nobody listens, LoadError when nothing is answered."""
     bodies = load.bodies.read_bytes().splitlines()
     target = urlsplit(load.url)
-    sender = Sender([_request(target, body) for body in bodies], load.first, load.keep_every)
+    kinds = Kinds() if load.trace else None
+    requests = [_request(target, body, load.headers) for body in bodies]
+    sender = Sender(requests, load.first, load.keep_every, kinds)
     gc.disable()  # nothing here is cyclic, and a collection would be in somebody's latency
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        loop, start, cpu_s, wall_s = runner.run(_run(load, target, sender))
-    return _result(load, loop, sender.exchanges, bodies, start, cpu_s / wall_s, cpu_s)
+        course = runner.run(_run(load, target, sender))
+    found = _result(load, course, sender.exchanges, bodies)
+    return found if kinds is None else replace(found, trace=_trace(sender.exchanges, kinds))
 
 
-def _request(target: SplitResult, body: bytes) -> bytes:
+def _request(target: SplitResult, body: bytes, headers: Mapping[str, str]) -> bytes:
     path = target.path + (f"?{target.query}" if target.query else "")
     head = f"POST {path or '/'} HTTP/1.1\r\nHost: {target.netloc}\r\nContent-Type: application/json\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def _run(load: Load, target: SplitResult, sender: Sender) -> tuple[ClosedLoop | OpenLoop, float, float, float]:
-    """The loop, when it began (perf_counter), and the CPU and the time it took [s]."""
+@dataclass(frozen=True)
+class _Course:
+    """How a loop went."""
+
+    loop: ClosedLoop | OpenLoop
+    begins: float  # of what is measured, perf_counter
+    ends: float
+    cpu_s: float  # of the whole
+    wall_s: float
+
+
+async def _run(load: Load, target: SplitResult, sender: Sender) -> _Course:
     seconds = load.warm_up_s + load.seconds
     loop: ClosedLoop | OpenLoop
     if load.rate is None:
@@ -66,48 +85,45 @@ async def _run(load: Load, target: SplitResult, sender: Sender) -> tuple[ClosedL
         loop = OpenLoop(sender, load.clients, arrivals(load.rate, seconds, load.seed))
     for client in loop.clients:
         await client.connect(target.hostname or "127.0.0.1", target.port or 80)
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     start, cpu = time.perf_counter(), time.process_time()
     loop.start()
-    await asyncio.sleep(seconds)
+    print("begun", flush=True)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stopped.wait(), seconds)
     loop.stop()
-    ends = time.perf_counter() + load.patience_s
-    while loop.waiting() and time.perf_counter() < ends:
+    ends = min(time.perf_counter(), start + seconds)
+    gives_up = time.perf_counter() + load.patience_s
+    while loop.waiting() and time.perf_counter() < gives_up:
         await asyncio.sleep(_POLL_S)
-    spent = time.process_time() - cpu, time.perf_counter() - start
+    cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - start
     for client in loop.clients:
         client.close()  # a request that is still under way becomes one without an answer
     await asyncio.sleep(0)
-    return loop, start, *spent
+    return _Course(loop, start + load.warm_up_s, ends, cpu_s, wall_s)
 
 
-def _result(
-    load: Load,
-    loop: ClosedLoop | OpenLoop,
-    exchanges: list[Exchange],
-    bodies: list[bytes],
-    start: float,
-    cpu_share: float,
-    cpu_s: float,
-) -> LoadResult:
-    begins = start + load.warm_up_s
+def _result(load: Load, course: _Course, exchanges: list[Exchange], bodies: list[bytes]) -> LoadResult:
+    loop, begins = course.loop, course.begins
+    seconds = max(course.ends - begins, 1e-9)  # less than asked for when it was stopped
     counted = [exchange for exchange in exchanges if exchange.due >= begins]
     good = [exchange for exchange in counted if 200 <= exchange.status < 300]
     statuses = Counter(exchange.status for exchange in counted)
     errors = statuses.pop(NO_ANSWER, 0) + loop.waiting()
-    if not good:
+    if not good and not load.trace:
         raise LoadError(f"no request was answered with 2xx: statuses {dict(statuses)}, {errors} without an answer")
-    in_time = sum(begins <= e.done < begins + load.seconds for e in exchanges if 200 <= e.status < 300)
+    in_time = sum(begins <= e.done < course.ends for e in exchanges if 200 <= e.status < 300)
     answered = sum(exchange.status != NO_ANSWER for exchange in exchanges)
     return LoadResult(
-        requests=len(good),
-        **percentiles(_ms(good)),
-        seconds=load.seconds,
-        per_second=in_time / load.seconds,
+        **asdict(Latencies.of(_ms(good))),
+        seconds=seconds,
+        per_second=in_time / seconds,
         statuses=dict(statuses),
         errors=errors,
         answered=answered,
-        generator_cpu_share=cpu_share,
-        generator_cpu_us=1e6 * cpu_s / answered,
+        generator_cpu_share=course.cpu_s / course.wall_s,
+        generator_cpu_us=1e6 * course.cpu_s / max(1, answered),
         late_p99_ms=1000 * float(np.percentile(loop.late, 99)) if loop.late else 0.0,
         by_candidates=_by_candidates(good, bodies) if load.by_candidates else {},
         answers=[
@@ -116,6 +132,11 @@ def _result(
             if e.answer is not None
         ],
     )
+
+
+def _trace(exchanges: Sequence[Exchange], kinds: Kinds) -> Trace:
+    rows = {name: np.array([getattr(e, name) for e in exchanges]) for name in ("due", "sent", "done", "body", "kind")}
+    return Trace(**rows, kinds=tuple(kinds.seen))
 
 
 def _ms(exchanges: Sequence[Exchange]) -> np.ndarray:

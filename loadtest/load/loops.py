@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from loadtest.load.client import Client, Exchange
+from loadtest.load.trace import Kinds
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
@@ -24,8 +25,9 @@ def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
 class Sender:
     """Gives requests to clients, in order and from the start again, and collects what became of them."""
 
-    def __init__(self, requests: Sequence[bytes], first: int, keep_every: int) -> None:
-        self._requests, self._keep_every = requests, keep_every
+    def __init__(self, requests: Sequence[bytes], first: int, keep_every: int, kinds: Kinds | None = None) -> None:
+        """kinds: of the answers, which are read when given."""
+        self._requests, self._keep_every, self._kinds = requests, keep_every, kinds
         self._numbers = itertools.count(first)
         self.begun = 0
         self.exchanges: list[Exchange] = []
@@ -35,7 +37,15 @@ class Sender:
         number = next(self._numbers)
         body = number % len(self._requests)
         self.begun += 1
-        client.ask(body, self._requests[body], due, self._keep_every > 0 and number % self._keep_every == 0)
+        keep = self._keep_every > 0 and number % self._keep_every == 0
+        client.ask(body, self._requests[body], due, self._kinds is not None, keep)
+
+    def take(self, exchange: Exchange) -> None:
+        """What became of a request."""
+        if self._kinds is not None:
+            kind = self._kinds.number(exchange.status, exchange.answer or b"")
+            exchange = exchange._replace(kind=kind, answer=exchange.answer if exchange.kept else None)
+        self.exchanges.append(exchange)
 
     def waiting(self) -> int:
         """Requests under way."""
@@ -47,7 +57,7 @@ class ClosedLoop:
 
     def __init__(self, sender: Sender, clients: int) -> None:
         self._sender, self._going, self._free = sender, False, list[Client]()
-        self.clients = [Client(self._on_free, sender.exchanges.append) for _ in range(clients)]
+        self.clients = [Client(self._on_free, sender.take) for _ in range(clients)]
         self.late: list[float] = []
 
     def start(self) -> None:
@@ -80,7 +90,7 @@ class OpenLoop:
         self._free: deque[Client] = deque()
         self._due: deque[float] = deque()
         self._stopped = threading.Event()
-        self.clients = [Client(self._on_free, sender.exchanges.append) for _ in range(clients)]
+        self.clients = [Client(self._on_free, sender.take) for _ in range(clients)]
         self.late: list[float] = []  # [s] behind the time, of each arrival
 
     def start(self) -> None:

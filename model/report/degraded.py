@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import rich.table
 import torch
+from rich.console import Console
 
 from feature_store.schema import DOMAINS, MISSING, Domain
 from feature_store.view import REQUEST_CANDIDATE, REQUEST_USER, ModelView
@@ -20,6 +22,8 @@ from model.evaluate import measure as measured
 from model.farm import Ranker
 from model.report.markup import Html, Table, cell, join, note, paragraph, percent, points
 from model.report.page import section
+from model.report.stale import EXPLAINED as STALE_EXPLAINED
+from model.report.stale import stale_conditions
 from model.report.subject import BATCH, Figures, Subject
 from model.study.grid import BASE, FARM
 
@@ -51,6 +55,7 @@ EXPLAINED = {
     "unknown author": "the author's attributes are missing, the ids are there",
     "unknown user and author": "as when the store does not answer",
     STALE: "histories as they were at the first test request",
+    **STALE_EXPLAINED,
 }
 
 
@@ -103,7 +108,8 @@ def predict_changed(model: Ranker, data: Prepared, rows: np.ndarray, change: Cha
 
 def measure(subject: Subject) -> Figures:
     rows = subject.sampled_rows()
-    found = {name: _variant(subject, name, rows) for name in (FARM, BASE) if subject.seeds(name)}
+    models = {name: subject.model(name) for name in (FARM, BASE)}
+    found = {name: by_condition(model, subject.data, rows) for name, model in models.items() if model is not None}
     absent = [name for name in (FARM, BASE) if name not in found]
     return {
         "samples": len(rows),
@@ -113,14 +119,32 @@ def measure(subject: Subject) -> Figures:
     }
 
 
-def _variant(subject: Subject, name: str, rows: np.ndarray) -> Figures:
-    """AUC by condition and task."""
-    model = subject.model(name)
-    assert model is not None
-    data, by_name = subject.data, changes(subject.data.view)
+def by_condition(model: Ranker, data: Prepared, rows: np.ndarray) -> Figures:
+    """AUC of the samples `rows` by condition and task; the first condition is WHOLE."""
+    by_name = changes(data.view)
     scores = {condition: predict_changed(model, data, rows, change) for condition, change in by_name.items()}
     scores[STALE] = predict_changed(model, frozen(data), rows, by_name[WHOLE])
+    for condition, stale in stale_conditions(data, rows):
+        scores[condition] = predict_changed(model, stale, rows, by_name[WHOLE])
     return {condition: _aucs(data, rows, s) for condition, s in scores.items()}
+
+
+def print_conditions(conditions: Figures, title: str) -> None:
+    """A table of `by_condition`: AUC of the whole, and what each condition loses, in percentage points."""
+    whole = conditions[WHOLE]
+    table = rich.table.Table(title=title, caption="AUC (%); below it the difference in points.", padding=(0, 1))
+    table.add_column("what is known")
+    for task in whole:
+        table.add_column(task, justify="right")
+    for name, of in conditions.items():
+        table.add_row(name, *(_plain(of[task], None if name == WHOLE else whole[task]) for task in whole))
+    Console().print(table)
+
+
+def _plain(figure: Figures, whole: Figures | None) -> str:
+    if figure["auc"] is None or not figure["measurable"]:
+        return "-"
+    return f"{100 * figure['auc']:.2f}" if whole is None else f"{100 * (figure['auc'] - whole['auc']):+.2f}"
 
 
 def _aucs(data: Prepared, rows: np.ndarray, scores: np.ndarray) -> Figures:

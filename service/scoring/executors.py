@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -23,6 +24,10 @@ class ScorerClosedError(RuntimeError):
     """The service is stopping and takes no more work."""
 
 
+class TooLateError(RuntimeError):
+    """The deadline of a request came before its turn."""
+
+
 class Executors(Generic[JobT]):
     """`count` threads over one policy, whose lock this is.  Threads of the caller only add and drop.
 
@@ -30,12 +35,22 @@ class Executors(Generic[JobT]):
     would interrupt each other and clear each other's caches.
     """
 
-    def __init__(self, policy: BatchPolicy[JobT], count: int, run: Callable[[Sequence[Share[JobT]]], None]) -> None:
-        """run: a batch, in a thread; it calls `finish` and must not raise."""
-        self._policy, self._run = policy, run
+    def __init__(
+        self,
+        policy: BatchPolicy[JobT],
+        count: int,
+        run: Callable[[Sequence[Share[JobT]]], None],
+        on_late: Callable[[Sequence[JobT]], None],
+        tile_s: Callable[[], float],
+    ) -> None:
+        """run: a batch, in a thread; it calls `finish` and must not raise.  on_late: whose deadline (of time.monotonic)
+        cannot be met, when a tile takes `tile_s`; likewise.
+        """
+        self._policy, self._run, self._on_late, self._tile_s = policy, run, on_late, tile_s
         self._lock = threading.Lock()
         self._wake: SimpleQueue[None] = SimpleQueue()  # one entry for each thread to be woken
         self._idle, self._closed = 0, False
+        self._began: dict[int, float] = {}  # by thread that runs a batch: time.monotonic()
         # without threads: whether a turn of the loop is due; how many jobs were seen since the last, in how many reads
         self._due, self._seen, self._reads = False, 0, 0
         self._threads = [threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(count)]
@@ -72,6 +87,11 @@ class Executors(Generic[JobT]):
                 self._wake.put(None)
         return jobs
 
+    def busy_s(self) -> float:
+        """How long the batch that has run longest has been running; 0 when none runs, or the event loop runs them."""
+        began = list(self._began.values())
+        return time.monotonic() - min(began) if began else 0.0
+
     def join(self) -> None:
         for thread in self._threads:
             thread.join()
@@ -85,7 +105,10 @@ class Executors(Generic[JobT]):
                 asyncio.get_running_loop().call_soon(self._turn)
                 return
             self._seen = self._reads = 0
+            late = self._policy.expire(time.monotonic(), self._tile_s())
             batch = self._policy.take()
+        if late:
+            self._on_late(late)
         if batch:
             self._run(batch)
         with self._lock:
@@ -94,19 +117,26 @@ class Executors(Generic[JobT]):
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _work(self) -> None:
+        me = threading.get_ident()
         while batch := self._next():
+            self._began[me] = time.monotonic()
             self._run(batch)
+            del self._began[me]
 
     def _next(self) -> list[Share[JobT]]:
         """Waits for a batch; empty after `close`."""
         while True:
             with self._lock:
+                late = self._policy.expire(time.monotonic(), self._tile_s())
                 batch = self._policy.take(self._idle)
                 if batch and len(self._policy):
                     self._wake_one()
-                if batch or self._closed:
-                    return batch
-                self._idle += 1
+                is_next = bool(batch) or self._closed
+                self._idle += not is_next
+            if late:
+                self._on_late(late)
+            if is_next:
+                return batch
             self._wake.get()
 
     def _wake_one(self) -> None:

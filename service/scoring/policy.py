@@ -5,16 +5,23 @@ The cost of a batch is in tiles of K candidates; a job whose user state is not k
 Smallest remaining cost first, ties in order of arrival.  A job greater than a batch is cut.  A job that was passed over
 4 times goes first.  Together the overdue and the cut leave half a batch to the others: whoever is among the smallest
 that cost no more than that is in the very next batch.
+
+A job of low priority is taken when no other is left over, or once it was passed over 16 times: then those share a
+quarter of a batch, which is of the half that the overdue have.  Whose deadline would pass before it could be done is
+dropped by `expire`, before it costs anything; among the others a deadline does not change the order.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
-from itertools import count, takewhile
+from itertools import count
 from typing import Generic, TypeVar
 
 PASSES = 4  # batches that a job waits through before it goes first
+LOW_PASSES = 16  # likewise, of low priority
+_LOW_PARTS = 4  # of a batch: overdue jobs of low priority take at most a quarter of one
 _LEAST_PARTS = 4  # of a batch: a job is not spread thinner than a quarter of one over idle executors
 
 
@@ -24,6 +31,8 @@ class Job:
 
     candidates: int
     has_state: bool = False
+    low: bool = False  # its priority
+    deadline: float = math.inf  # on the clock of whoever calls `expire`, seconds
     taken: int = field(default=0, init=False)  # candidates that batches have taken
     scored: int = field(default=0, init=False)
     arrival: int = field(default=-1, init=False)
@@ -70,6 +79,14 @@ class _Draft(Generic[JobT]):
         return 0 if job.has_state or job in self.tiles else self._user_tiles
 
 
+class _Line(Generic[JobT]):
+    """Jobs of one priority that wait."""
+
+    def __init__(self) -> None:
+        self.by_cost: list[tuple[int, int, JobT]] = []  # cost, arrival: ascending
+        self.by_wait: dict[int, JobT] = {}  # by arrival; whoever waits longest comes first
+
+
 class BatchPolicy(Generic[JobT]):
     """Jobs that wait.  The caller holds a lock where several threads ask."""
 
@@ -78,12 +95,11 @@ class BatchPolicy(Generic[JobT]):
         self.tile, self.batch_tiles, self.user_tiles = tile, batch_tiles, user_tiles
         self._batches = 0
         self._arrivals = count()
-        self._by_cost: list[tuple[int, int, JobT]] = []  # cost, arrival: ascending
-        self._by_wait: dict[int, JobT] = {}  # by arrival; whoever waits longest comes first
+        self._lines: tuple[_Line[JobT], _Line[JobT]] = (_Line(), _Line())  # high priority, low
 
     def __len__(self) -> int:
         """Jobs that a batch could take now."""
-        return len(self._by_wait)
+        return sum(len(line.by_wait) for line in self._lines)
 
     def cost(self, job: Job) -> int:
         """Of what is left of it, in tiles."""
@@ -102,19 +118,25 @@ class BatchPolicy(Generic[JobT]):
         if its state is not known, it gives one tile first, which brings the state.
         """
         draft = _Draft[JobT](self.user_tiles)
+        high, low = self._lines
         half = self.batch_tiles // 2
-        for job in takewhile(self._is_overdue, self._by_wait.values()):
-            half -= draft.add(job, self._tiles(job), half)
-        for _, _, job in self._by_cost:  # overdue and cut jobs leave half a batch to those that are taken whole
-            if self._is_divisible(job):
-                half -= draft.add(job, self._tiles_at_once(job, idle), min(half, self.batch_tiles - draft.cost))
-            elif not self._add_whole(draft, job):
-                break
-        for _, _, job in self._by_cost:  # of which nothing is left over
-            if self._is_divisible(job):
-                draft.add(job, self._tiles_at_once(job, idle), self.batch_tiles - draft.cost)
+        half -= self._take_overdue(draft, low, LOW_PASSES, self.batch_tiles // _LOW_PARTS)
+        half -= self._take_overdue(draft, high, PASSES, half)
+        half -= self._take_line(draft, high, half, idle)
+        if self._has_all(draft, high):
+            self._take_line(draft, low, half, idle)
         self._batches += 1
         return [self._cut(job, tiles) for job, tiles in draft.tiles.items()]
+
+    def expire(self, now: float, tile_s: float) -> list[JobT]:
+        """Drop those that would miss their deadline though they were run alone and at once.
+
+        tile_s: seconds of a tile, 0 to drop only whose deadline has passed.
+        """
+        late = [job for line in self._lines for cost, _, job in line.by_cost if job.deadline < now + cost * tile_s]
+        for job in late:
+            self.drop(job)
+        return late
 
     def finish(self, share: Share[JobT]) -> bool:
         """It was scored, so the state of its job is known; whether nothing of the job is left."""
@@ -129,12 +151,12 @@ class BatchPolicy(Generic[JobT]):
     def drop(self, job: JobT) -> None:
         """No batch takes (more of) it."""
         job.dropped = True
-        if job.arrival in self._by_wait:
+        if job.arrival in self._lines[job.low].by_wait:
             self._leave(job)
 
     def drain(self) -> list[JobT]:
         """Drop all that wait, in order of arrival."""
-        jobs = [self._by_wait[arrival] for arrival in sorted(self._by_wait)]
+        jobs = sorted((job for line in self._lines for job in line.by_wait.values()), key=lambda job: job.arrival)
         for job in jobs:
             self.drop(job)
         return jobs
@@ -142,15 +164,38 @@ class BatchPolicy(Generic[JobT]):
     def _tiles(self, job: Job) -> int:
         return -(-(job.candidates - job.taken) // self.tile)
 
+    def _take_overdue(self, draft: _Draft[JobT], line: _Line[JobT], passes: int, limit: int) -> int:
+        """What was added, at most `limit`, but for a single tile in an empty batch."""
+        left = limit
+        for job in line.by_wait.values():
+            if self._batches - job.since < passes:
+                break
+            left -= draft.add(job, self._tiles(job), left)
+        return limit - left
+
+    def _take_line(self, draft: _Draft[JobT], line: _Line[JobT], half: int, idle: int) -> int:
+        """Overdue and cut jobs leave half a batch to those that are taken whole; how much of `half` the cut took."""
+        left = half
+        for _, _, job in line.by_cost:
+            if self._is_divisible(job):
+                left -= draft.add(job, self._tiles_at_once(job, idle), min(left, self.batch_tiles - draft.cost))
+            elif not self._add_whole(draft, job):
+                break
+        for _, _, job in line.by_cost:  # of which nothing is left over
+            if self._is_divisible(job):
+                draft.add(job, self._tiles_at_once(job, idle), self.batch_tiles - draft.cost)
+        return half - left
+
+    def _has_all(self, draft: _Draft[JobT], line: _Line[JobT]) -> bool:
+        """Nothing of the line is left over."""
+        return all(draft.tiles.get(job) == self._tiles(job) for job in line.by_wait.values())
+
     def _add_whole(self, draft: _Draft[JobT], job: JobT) -> bool:
         tiles, room = self._tiles(job), self.batch_tiles - draft.cost
         if tiles - draft.tiles.get(job, 0) > draft.room(job, room):
             return False
         draft.add(job, tiles, room)
         return True
-
-    def _is_overdue(self, job: JobT) -> bool:
-        return self._batches - job.since >= PASSES
 
     def _is_divisible(self, job: JobT) -> bool:
         """What fits a batch of its own is not cut, unless it is overdue: that would serve nobody earlier."""
@@ -175,9 +220,11 @@ class BatchPolicy(Generic[JobT]):
 
     def _enter(self, job: JobT) -> None:
         job.since = self._batches
-        insort(self._by_cost, (self.cost(job), job.arrival, job))
-        self._by_wait[job.arrival] = job
+        line = self._lines[job.low]
+        insort(line.by_cost, (self.cost(job), job.arrival, job))
+        line.by_wait[job.arrival] = job
 
     def _leave(self, job: JobT) -> None:
-        del self._by_cost[bisect_left(self._by_cost, (self.cost(job), job.arrival))]
-        del self._by_wait[job.arrival]
+        line = self._lines[job.low]
+        del line.by_cost[bisect_left(line.by_cost, (self.cost(job), job.arrival))]
+        del line.by_wait[job.arrival]

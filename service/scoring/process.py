@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from model.artifact.engine import Engine
-from service.scoring.executors import ScorerClosedError
-from service.scoring.scorer import LocalScorer, Scorer
-from service.scoring.wire import CANCEL, FAILED, HELLO, REFUSED, SCORE, SCORED, Frames, Layout, frame
+from service.scoring.executors import ScorerClosedError, TooLateError
+from service.scoring.scorer import Scorer
+from service.scoring.wire import CANCEL, FAILED, HELLO, LATE, REFUSED, SCORE, SCORED, Frames, Layout, frame
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,11 @@ class _Connection(asyncio.Protocol):
 
     async def _score(self, number: int, body: bytes) -> None:
         try:
-            kind, answer = SCORED, self._layout.answer(await self._scorer.score(*self._layout.parse_request(body)))
+            users, candidates, left_s, low = self._layout.parse_request(body)
+            score = await self._scorer.score(users, candidates, time.monotonic() + left_s, low)
+            kind, answer = SCORED, self._layout.answer(score)
+        except TooLateError as error:
+            kind, answer = LATE, str(error).encode()
         except ScorerClosedError as error:
             kind, answer = REFUSED, str(error).encode()
         except Exception as error:  # whatever the engine says of these inputs is the asker's to report
@@ -90,18 +93,3 @@ class _Connection(asyncio.Protocol):
             self._tasks.pop(number, None)
         if not self._transport.is_closing():
             self._transport.write(frame(kind, number, answer))
-
-
-async def serve_engine(
-    engine: Engine, scorer: LocalScorer, path: Path, on_ready: Callable[[], None], stopped: asyncio.Event
-) -> None:
-    """Warm up, answer on the socket until `stopped`, and finish what runs."""
-    server = ScorerServer(scorer, Layout(engine.view), Hello(engine.version, engine.provider))
-    try:
-        await scorer.warm_up()
-        await server.start(path)
-        on_ready()
-        await stopped.wait()
-    finally:
-        await server.close()
-        await scorer.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -10,10 +12,11 @@ from typing import cast
 import numpy as np
 
 from feature_store.matrices import UserInputs
-from service.scoring.executors import ScorerClosedError
+from service.admission.cost import CostModel
+from service.scoring.executors import ScorerClosedError, TooLateError
 from service.scoring.process import Hello
 from service.scoring.scorer import Score
-from service.scoring.wire import CANCEL, HELLO, REFUSED, SCORE, SCORED, Frames, Layout, frame
+from service.scoring.wire import CANCEL, HELLO, LATE, REFUSED, SCORE, SCORED, Frames, Layout, frame
 
 _CONNECT_S = 5.0
 
@@ -31,8 +34,11 @@ class RemoteScorer:
     def __init__(self, paths: Sequence[Path], layout: Layout, version: str) -> None:
         """version: of the model that must answer."""
         self._peers = [_Peer(path, layout, version) for path in paths]
+        self.costs = CostModel(len(self._peers))  # of which only the slowdown is learned here
 
-    async def score(self, users: UserInputs, candidates: np.ndarray) -> Score:
+    async def score(
+        self, users: UserInputs, candidates: np.ndarray, deadline_at: float = math.inf, low: bool = False
+    ) -> Score:
         error: EngineLostError | None = None
         for peer in sorted(self._peers, key=lambda peer: peer.load):
             try:
@@ -40,7 +46,7 @@ class RemoteScorer:
             except EngineLostError as lost:
                 error = lost
                 continue
-            return await link.score(users, candidates)
+            return await link.score(users, candidates, deadline_at - time.monotonic(), low)
         assert error is not None
         raise error
 
@@ -107,10 +113,10 @@ class _Link(asyncio.Protocol):
         self.hello: asyncio.Future[Hello] = self._loop.create_future()
         self.lost = False
 
-    async def score(self, users: UserInputs, candidates: np.ndarray) -> Score:
+    async def score(self, users: UserInputs, candidates: np.ndarray, left_s: float, low: bool) -> Score:
         self._last = number = self._last % 2**31 + 1
         future = self.waiting[number] = self._loop.create_future()
-        self._transport.write(frame(SCORE, number, self._layout.request(users, candidates)))
+        self._transport.write(frame(SCORE, number, self._layout.request(users, candidates, left_s, low)))
         try:
             score: Score = await future
         except asyncio.CancelledError:
@@ -148,5 +154,7 @@ class _Link(asyncio.Protocol):
             future.set_result(self._layout.parse_answer(body))
         elif kind == REFUSED:
             future.set_exception(ScorerClosedError(body.decode()))
+        elif kind == LATE:
+            future.set_exception(TooLateError(body.decode()))
         else:
             future.set_exception(RuntimeError(body.decode()))

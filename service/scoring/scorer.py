@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +19,9 @@ import numpy as np
 from feature_store.matrices import UserInputs, user_inputs
 from feature_store.schema import MISSING
 from model.artifact.engine import Engine, Piece, Scored, UserState
+from service.admission.cost import CostModel
 from service.scoring.cache import Kept, StateCache
-from service.scoring.executors import Executors, ScorerClosedError, bisect
+from service.scoring.executors import Executors, ScorerClosedError, TooLateError, bisect
 from service.scoring.metrics import count_failure, observe_run, observe_states, show_kept
 from service.scoring.policy import BatchPolicy, Job, Share
 
@@ -47,8 +50,15 @@ class Score:
 class Scorer(Protocol):
     """Scores requests of any event loop."""
 
-    async def score(self, users: UserInputs, candidates: np.ndarray) -> Score:
-        """users: U = 1;  candidates [C, Fc] int64, C >= 1.  ScorerClosedError after `close`; what the engine raises."""
+    costs: CostModel  # what this machine needs, for whoever admits
+
+    async def score(
+        self, users: UserInputs, candidates: np.ndarray, deadline_at: float = math.inf, low: bool = False
+    ) -> Score:
+        """users: U = 1;  candidates [C, Fc] int64, C >= 1;  deadline_at: of time.monotonic;  low: its priority.
+
+        ScorerClosedError after `close`, TooLateError, and what the engine raises.
+        """
 
     async def warm_up(self) -> None:
         """Run the shapes that traffic has: the first run of each is slow."""
@@ -82,14 +92,19 @@ class LocalScorer:
         self, engine: Engine, executors: int = 1, tile: int = 32, batch_tiles: int = 64, cache_bytes: int = 0
     ) -> None:
         """tile, batch_tiles: of the policy;  cache_bytes: of user states, 0 keeps none."""
-        self._engine, self._tile, self._count = engine, tile, executors
+        self.costs = CostModel(max(1, executors))
+        self._costs_lock = threading.Lock()
+        self._engine, self._tile, self._count = engine, tile, max(1, executors)
         if engine.provider != "cpu":  # a device's states are rows of a pool; the other half is for requests under way
             cache_bytes = min(cache_bytes, engine.options.state_slots // 2 * engine.state_bytes)
         self._cache = StateCache(engine.version, engine.view.lag_quantum_s, engine.state_bytes, cache_bytes)
-        self._executors = Executors(BatchPolicy[_Request](tile, batch_tiles, USER_TILES), executors, self._run)
+        policy = BatchPolicy[_Request](tile, batch_tiles, USER_TILES)
+        self._executors = Executors(policy, executors, self._run, self._refuse_late, self._tile_s)
 
-    async def score(self, users: UserInputs, candidates: np.ndarray) -> Score:
-        request = self._request(users, candidates)
+    async def score(
+        self, users: UserInputs, candidates: np.ndarray, deadline_at: float = math.inf, low: bool = False
+    ) -> Score:
+        request = self._request(users, candidates, deadline_at, low)
         self._executors.add(request)
         try:
             return await request.future
@@ -109,6 +124,10 @@ class LocalScorer:
         _answer((request, ScorerClosedError("the service is stopping")) for request in self._executors.close())
         await asyncio.to_thread(self._executors.join)
 
+    def busy_s(self) -> float:
+        """How long the batch that has run longest has been running; 0 when none runs."""
+        return self._executors.busy_s()
+
     async def _score_nobodies(self, sizes: Sequence[int]) -> None:
         view, requests = self._engine.view, []
         for number, size in enumerate(sizes):
@@ -116,7 +135,7 @@ class LocalScorer:
             requests.append(self.score(user_inputs(view, None, number, {}, 0), unknown))
         await asyncio.gather(*requests)
 
-    def _request(self, users: UserInputs, candidates: np.ndarray) -> _Request:
+    def _request(self, users: UserInputs, candidates: np.ndarray, deadline_at: float, low: bool) -> _Request:
         if not len(candidates):
             raise ValueError("candidates: at least one must be given")
         key = self._cache.key(users)
@@ -124,6 +143,8 @@ class LocalScorer:
         return _Request(
             candidates=len(candidates),
             has_state=kept is not None,
+            low=low,
+            deadline=deadline_at,
             users=users,
             matrix=candidates,
             key=key,
@@ -164,6 +185,8 @@ class LocalScorer:
         self._keep(groups.values(), scored)
         tiles = sum(-(-(share.stop - share.start) // self._tile) for share in shares)
         observe_run(cost, tiles, len(shares))
+        with self._costs_lock:
+            self.costs.observe_batch(tiles, cost.candidate_tower_s, cost.users, cost.user_tower_s, time.monotonic())
         parts: dict[int, Part] = {}
         for group, piece, probabilities in zip(groups.values(), scored, calibrated, strict=True):
             for share, part in zip(group, _split(probabilities, group), strict=True):
@@ -202,6 +225,12 @@ class LocalScorer:
         now = time.perf_counter()
         _answer([(request, _score(request, now)) for request in complete])
         self._refuse(refused)
+
+    def _refuse_late(self, requests: Sequence[_Request]) -> None:
+        _answer((request, TooLateError("its deadline came before its turn")) for request in requests)
+
+    def _tile_s(self) -> float:
+        return self.costs.tile_s * self.costs.belief(time.monotonic())
 
     def _refuse(self, refused: Sequence[tuple[_Request, Exception]]) -> None:
         for request, _ in refused:

@@ -8,6 +8,7 @@ Letters: C candidates.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from math import prod
@@ -18,10 +19,12 @@ from feature_store.matrices import UserInputs
 from feature_store.view import ModelView
 from service.scoring.scorer import Score
 
-HELLO, SCORE, CANCEL, SCORED, REFUSED, FAILED = range(6)
-"""Kinds of frames.  HELLO: who answers, as JSON, once.  REFUSED: the engine is stopping.  FAILED: why, as text."""
+HELLO, SCORE, CANCEL, SCORED, REFUSED, FAILED, LATE = range(7)
+"""Kinds of frames.  HELLO: who answers, as JSON, once.  REFUSED: the engine is stopping.  FAILED: why, as text.  LATE:
+the deadline came first."""
 
 _HEAD = struct.Struct("<IIII")  # bytes of the body, number of the request, kind, 0: bodies stay aligned
+_TERMS = struct.Struct("<dq")  # seconds until the deadline, 1 if the priority is low
 _COST = struct.Struct("<dddd")  # seconds in queue, user tower, candidate tower; 1 if the state was kept
 
 
@@ -66,19 +69,23 @@ class Layout:
         self._user_values = sum(prod(shape) for shape in self._shapes.values())
         self._columns, self._tasks = len(view.columns("candidate")), len(view.tasks)
 
-    def request(self, users: UserInputs, candidates: np.ndarray) -> bytes:
-        """users: U = 1;  candidates [C, Fc] int64"""
+    def request(self, users: UserInputs, candidates: np.ndarray, left_s: float = math.inf, low: bool = False) -> bytes:
+        """users: U = 1;  candidates [C, Fc] int64;  left_s: until the deadline;  low: its priority."""
         parts = [getattr(users, name) for name in self._shapes]
-        return b"".join([np.asarray(part, np.int64).tobytes() for part in (*parts, candidates)])
+        arrays = [np.asarray(part, np.int64).tobytes() for part in (*parts, candidates)]
+        return b"".join([_TERMS.pack(left_s, low), *arrays])
 
-    def parse_request(self, body: bytes) -> tuple[UserInputs, np.ndarray]:
+    def parse_request(self, body: bytes) -> tuple[UserInputs, np.ndarray, float, bool]:
         """What `request` was given; ValueError for a body that is none."""
-        values = np.frombuffer(body, np.int64)
+        if len(body) < _TERMS.size:
+            raise ValueError(f"a request of {len(body)} bytes")
+        left_s, low = _TERMS.unpack_from(body)
+        values = np.frombuffer(body, np.int64, offset=_TERMS.size)
         inputs, start = {}, 0
         for name, shape in self._shapes.items():
             stop = start + prod(shape)
             inputs[name], start = values[start:stop].reshape(shape), stop
-        return UserInputs(**inputs), values[self._user_values :].reshape(-1, self._columns)
+        return UserInputs(**inputs), values[self._user_values :].reshape(-1, self._columns), left_s, bool(low)
 
     def answer(self, score: Score) -> bytes:
         cost = _COST.pack(score.queue_s, score.user_tower_s, score.candidate_tower_s, score.kept)

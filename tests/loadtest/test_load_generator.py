@@ -34,7 +34,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         asked = json.loads(body)
-        self.got.append({**asked, "path": self.path, "type": self.headers["Content-Type"]})
+        own = [self.headers.get(name) for name in ("X-Priority", "X-Deadline-Ms")]
+        self.got.append({**asked, "path": self.path, "type": self.headers["Content-Type"], "headers": own})
         self.connections.add(self.client_address[1])
         if asked.get("cut"):
             self.close_connection = True

@@ -8,6 +8,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 
@@ -19,10 +20,23 @@ PATIENCE_S = 10.0
 class Echo(socketserver.BaseRequestHandler):
     """Sends back what comes, and ends when the other side has."""
 
+    got: ClassVar[list[bytes]] = []
+
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):
             while data := self.request.recv(1 << 16):
-                self.request.sendall(data)
+                self.got.append(data)
+                self.request.sendall(self.answer(data))
+
+    def answer(self, data: bytes) -> bytes:
+        return data
+
+
+class Shout(Echo):
+    """Another server."""
+
+    def answer(self, data: bytes) -> bytes:
+        return data.upper()
 
 
 class EchoServer(socketserver.ThreadingTCPServer):
@@ -40,6 +54,13 @@ def proxy() -> Iterator[TcpProxy]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.fixture
+def echoed() -> list[bytes]:
+    """What the server got since the test began."""
+    Echo.got.clear()
+    return Echo.got
 
 
 def connected(proxy: TcpProxy) -> socket.socket:
@@ -133,3 +154,67 @@ def test_no_server_behind_it_ends_the_connection() -> None:
         unused = free.getsockname()[1]
     with tcp_proxy(unused) as proxy, connected(proxy) as connection:
         assert connection.recv(1) == b""
+
+
+def test_a_stall_of_one_direction_holds_the_answers_only(proxy: TcpProxy, echoed: list[bytes]) -> None:
+    with connected(proxy) as connection:
+        proxy.stall("to_client", leak=3)
+        connection.sendall(b"abcdefgh")
+        assert received(connection, 3) == b"abc"
+        assert echoed == [b"abcdefgh"]
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(PATIENCE_S)
+        proxy.heal()
+        assert received(connection, 5) == b"defgh"
+
+
+def test_a_cut_ends_an_answer_in_its_middle(proxy: TcpProxy) -> None:
+    with connected(proxy) as connection:
+        proxy.cut(4, "to_client")
+        connection.sendall(b"abcdefgh")
+        with pytest.raises(ConnectionResetError):
+            received(connection, 8)
+    proxy.heal()
+    with connected(proxy) as connection:
+        connection.sendall(b"y")
+        assert received(connection, 1) == b"y"
+
+
+def test_corruption_changes_bytes_and_no_lengths(proxy: TcpProxy, echoed: list[bytes]) -> None:
+    sent = bytes(10_000)
+    with connected(proxy) as connection:
+        proxy.corrupt(0.01, "to_client", seed=5)
+        connection.sendall(sent)
+        got = received(connection, len(sent))
+        assert len(got) == len(sent)
+        assert 50 < sum(byte != 0 for byte in got) < 200
+        assert b"".join(echoed) == sent
+        proxy.corrupt(1.0, "to_client")
+        connection.sendall(b"x" * 100)
+        assert received(connection, 100).count(b"x") < 20
+        proxy.heal()
+        connection.sendall(b"whole")
+        assert received(connection, 5) == b"whole"
+
+
+def test_new_connections_go_where_somebody_listens(proxy: TcpProxy) -> None:
+    with EchoServer(("127.0.0.1", 0), Shout) as other, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with connected(proxy) as before:
+                before.sendall(b"a")
+                assert received(before, 1) == b"a"
+                proxy.send_to(free.getsockname()[1], other.server_address[1])
+                for _ in range(3):
+                    with connected(proxy) as connection:
+                        connection.sendall(b"a")
+                        assert received(connection, 1) == b"A"
+                before.sendall(b"b")
+                assert received(before, 1) == b"b"
+        finally:
+            other.shutdown()
+            thread.join()

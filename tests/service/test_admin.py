@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.admin import create_admin
+from service.lifecycle.places import Place
 from service.scrape import Scrape
-from service.supervisor import Place
 
 
 @dataclass
@@ -19,6 +19,10 @@ class Workers:
 
     places: list[Place] = field(default_factory=lambda: [Place("worker", 0), Place("worker", 1)])
     stopping: bool = False
+    stuck: list[Place] = field(default_factory=list)
+
+    def wedged(self) -> list[Place]:
+        return self.stuck
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -100,7 +101,8 @@ def test_not_ready_while_stopping_but_still_answering(opened: Client) -> None:
 
 def test_an_unforeseen_error_shows_nothing_of_itself(opened: Client) -> None:
     with opened() as (client, runtime):
-        runtime.formula = None
+        serving = runtime.serving.current()
+        runtime.serving.switch(replace(serving, formula=None))
         failed = client.post("/rank", json={"user_id": 1, "candidates": [1]}, headers={"X-Request-Id": "q7"})
         assert (failed.status_code, failed.headers["content-type"]) == (500, "application/problem+json")
         assert failed.json()["request_id"] == failed.headers["X-Request-Id"] == "q7"

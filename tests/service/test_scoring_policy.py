@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from service.scoring.policy import PASSES, BatchPolicy, Job, Share
+from service.scoring.policy import LOW_PASSES, PASSES, BatchPolicy, Job, Share
 
 TILE, BATCH_TILES, USER_TILES = 32, 32, 2
 
@@ -173,6 +175,152 @@ def test_drain() -> None:
     policy, jobs = policy_of(("a", 500), ("b", 60), ("c", 2000))
     assert policy.drain() == list(jobs.values())
     assert (len(policy), take(policy)) == (0, [])
+
+
+def low(name: str, candidates: int, kept: bool = True) -> Named:
+    return Named(candidates, kept, True, name=name)
+
+
+def high(name: str, candidates: int) -> Named:
+    return Named(candidates, True, name=name)
+
+
+def policy_with(*jobs: Named, batch_tiles: int = BATCH_TILES) -> BatchPolicy[Named]:
+    policy = BatchPolicy[Named](TILE, batch_tiles, USER_TILES)
+    for job in jobs:
+        policy.add(job)
+    return policy
+
+
+def test_low_priority_goes_after_high_whatever_its_size() -> None:
+    policy = policy_with(low("l1", 1), low("l2", 40), high("h1", 500), high("h2", 30))
+    assert take(policy) == [("h2", 0, 30), ("h1", 0, 500), ("l1", 0, 1), ("l2", 0, 40)]
+    policy = policy_with(low("l1", 1), high("h1", 900), high("h2", 300))
+    assert take(policy) == [("h2", 0, 300)]  # what is left of the batch is too small for h1, and not for l1
+    assert take(policy) == [("h1", 0, 900), ("l1", 0, 1)]
+
+
+def test_low_priority_waits_while_a_cut_job_of_high_is_left_over() -> None:
+    policy = policy_with(low("l1", 1), high("h1", 2000))
+    assert take(policy) == [("h1", 0, 1024)]
+    assert take(policy) == [("h1", 1024, 2000), ("l1", 0, 1)]
+    policy = policy_with(low("l1", 1), high("h1", 2000))
+    assert take(policy, idle=3) == [("h1", 0, 512)]  # l1 is for whoever comes when h1 is spread
+    assert [take(policy, idle) for idle in (2, 1)] == [[("h1", 512, 1024)], [("h1", 1024, 1536)]]
+    assert take(policy) == [("h1", 1536, 2000), ("l1", 0, 1)]
+
+
+def test_a_large_job_of_low_priority_is_cut_and_filled_like_others() -> None:
+    job = low("l1", 2000, kept=False)
+    policy = policy_with(job, high("h1", 64))
+    assert take(policy) == [("h1", 0, 64), ("l1", 0, 896)]  # 28 tiles and the user tower
+    assert (take(policy), len(policy)) == ([], 0)
+    finish(policy, job, 0, 896)
+    policy.add(high("h2", 512))
+    assert take(policy) == [("h2", 0, 512), ("l1", 896, 1408)]
+
+
+def saturated(policy: BatchPolicy[Named], batches: int, first: int = 0) -> list[Batch]:
+    """Each batch could be filled by high priority alone."""
+    taken = []
+    for number in range(first, first + batches):
+        for place in range(16):
+            policy.add(high(f"{number}.{place}", 64))
+        taken.append(take(policy))
+    return taken
+
+
+def test_low_priority_does_not_starve() -> None:
+    policy = policy_with(low("l1", 64), low("l2", 2000))
+    before = saturated(policy, LOW_PASSES)
+    assert not [name for batch in before for name, _, _ in batch if name.startswith("l")]
+    turn = saturated(policy, 1, LOW_PASSES)[0]
+    assert turn[:2] == [("l1", 0, 64), ("l2", 0, 6 * TILE)]  # a quarter of a batch is 8 tiles
+    assert len(turn) == 2 + 12  # of two tiles each
+    more = saturated(policy, 3 * (LOW_PASSES + 1), LOW_PASSES + 1)
+    shares = [share for batch in more for share in batch if share[0] == "l2"]
+    assert shares == [("l2", 192, 448), ("l2", 448, 704), ("l2", 704, 960)]
+
+
+def test_the_overdue_of_both_priorities_share_half_a_batch() -> None:
+    policy = policy_with(low("l1", 2000), high("big", 2000))
+    for number in range(LOW_PASSES):
+        saturated(policy, 1, number)
+    for _ in range(PASSES):
+        policy.add(high("x", 1024))  # so that the next is not the turn of big
+    ahead = [share for share in take(policy) if share[0] in ("l1", "big")]
+    assert ahead[0] == ("l1", 0, 8 * TILE)
+    assert sum(stop - start for _, start, stop in ahead) <= 16 * TILE
+
+
+def test_an_overdue_job_of_low_priority_takes_one_tile_at_least() -> None:
+    job = low("l1", 70, kept=False)
+    policy = policy_with(job, batch_tiles=4)  # of which a quarter is less than a user tower
+    for number in range(LOW_PASSES):
+        policy.add(high(f"{number}", 128))
+        assert take(policy) == [(f"{number}", 0, 128)]
+    policy.add(high("h", 128))
+    assert take(policy) == [("l1", 0, 32)]
+    assert take(policy) == [("h", 0, 128)]
+
+
+def test_who_cannot_be_done_in_time_is_dropped() -> None:
+    policy, jobs = policy_of(("a", 32), ("b", 320), ("c", 320), ("d", 32))  # costs 3, 12, 12, 3
+    jobs["a"].deadline, jobs["b"].deadline, jobs["c"].deadline = 1.03, 1.12, 1.11
+    assert policy.expire(1.0, 0.01) == [jobs["c"]]  # 12 tiles of 0.01 s would end at 1.12
+    assert policy.expire(1.0, 0.01) == []
+    assert policy.expire(1.05, 0.0) == [jobs["a"]]
+    assert len(policy) == 2
+    assert take(policy) == [("d", 0, 32), ("b", 0, 320)]
+    assert (jobs["a"].dropped, jobs["b"].dropped) == (True, False)
+
+
+def test_deadlines_of_low_priority_and_of_cut_jobs_are_kept_too() -> None:
+    late, cut = low("l1", 32), high("h1", 2000)
+    late.deadline = cut.deadline = 1.0
+    policy = policy_with(late, cut)
+    assert take(policy) == [("h1", 0, 1024)]
+    assert policy.expire(0.68, 0.01) == []  # 31 tiles are left of one
+    assert policy.expire(0.7, 0.01) == [cut]
+    assert policy.expire(0.995, 0.01) == [late]
+    assert not finish(policy, cut, 0, 1024)
+    assert (take(policy), len(policy)) == ([], 0)
+
+
+def test_drain_keeps_the_order_of_arrival_over_priorities() -> None:
+    jobs = [low("a", 500), high("b", 60), low("c", 1), high("d", 2000)]
+    policy = policy_with(*jobs)
+    assert policy.drain() == jobs
+    assert (len(policy), take(policy)) == (0, [])
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2000), st.booleans(), st.booleans(), st.floats(0.0, 3.0)), min_size=1, max_size=30
+    ),
+    st.integers(0, 3),
+    st.integers(1, 64),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_job_is_scored_once_or_dropped(
+    given_jobs: list[tuple[int, bool, bool, float]], idle: int, batch_tiles: int
+) -> None:
+    jobs = [Named(count, kept, is_low, deadline) for count, kept, is_low, deadline in given_jobs]
+    policy = policy_with(*jobs, batch_tiles=batch_tiles)
+    now, late, shares = 0.0, [], []
+    while len(policy):
+        late += policy.expire(now, 0.001)
+        batch = policy.take(idle)
+        cost = sum(-(-(share.stop - share.start) // TILE) + USER_TILES * (not share.job.has_state) for share in batch)
+        assert cost <= max(batch_tiles, 1 + USER_TILES)
+        shares += batch
+        now += 0.001 * cost
+        for share in batch:
+            policy.finish(share)
+    for job in jobs:
+        parts = sorted((share.start, share.stop) for share in shares if share.job is job)
+        assert [start for start, _ in parts] == [0, *(stop for _, stop in parts)][: len(parts)]
+        assert (job in late) == (job.scored < job.candidates) == job.dropped
 
 
 @dataclass(eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.supervisor import Backoff
+from service.lifecycle.places import Backoff
 
 
 def test_the_pause_doubles_up_to_a_bound() -> None:

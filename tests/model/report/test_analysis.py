@@ -23,6 +23,7 @@ from model.report import alignment, calibration_curves, degraded, frequency_case
 from model.report.degraded import STALE, WHOLE, changes, frozen, predict_changed
 from model.report.frequency_case import choose, gates
 from model.report.fusing import cross_weights
+from model.report.stale import NAMES
 from model.report.subject import Subject, histories
 
 
@@ -263,7 +264,7 @@ def test_stale_histories_end_at_the_first_test_request(prepared: Prepared) -> No
 def test_degraded_aucs_are_over_the_test_samples(subject: Subject, farm: Ranker, prepared: Prepared) -> None:
     found = degraded.measure(subject)
     labels = prepared.samples["labels"][prepared.rows("test"), 0]
-    assert list(found["variants"]["farm"]) == [*changes(prepared.view), STALE]
+    assert list(found["variants"]["farm"]) == [*changes(prepared.view), STALE, *NAMES]
     whole = np.load(subject.run_folder("farm", "0") / "test.npy")
     assert found["variants"]["farm"][WHOLE]["ctr"]["auc"] == pytest.approx(auc(whole[:, 0], labels), abs=1e-4)
     empty = predict(farm, emptied(prepared, *DOMAINS), prepared.rows("test"))

@@ -1,0 +1,1 @@
+"""Who may enter: what a request will cost, when it would be done, and whether there is room for it."""

@@ -1,0 +1,110 @@
+"""Rankings straight from the connection to the answer: past ASGI and the framework, whose layers cost a ranking more
+than its JSON does.  What a client that has left asked for is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, cast
+
+from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
+from uvicorn.protocols.http.flow_control import service_unavailable
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from service.body import JSON
+from service.doors.guard import Guard
+from service.doors.limits import Limits
+from service.doors.protocol import GuardedProtocol
+from service.errors import REQUEST_ID_HEADER, ServiceError
+from service.metrics import count_request
+from service.telemetry import request_id_of
+
+Post = Callable[[Any, Any, str], Awaitable[bytes]]
+"""Of a scope, its `receive` and the request's id makes the JSON of the answer."""
+
+OnError = Callable[[Request, Exception], Awaitable[Response]]
+
+_LEFT = 499  # status of a request whose client did not wait, as metrics name it
+_HEAD = f"content-type: {JSON}\r\n{REQUEST_ID_HEADER.lower()}: %b\r\ncontent-length: %d\r\n".encode()
+_CLOSE = b"connection: close\r\n"
+
+_log = logging.getLogger(__name__)
+
+
+class ExpressProtocol(GuardedProtocol):
+    """A POST to `path` is answered with 200 and the JSON that `post` makes; all else is the application's.
+
+    on_error: makes a response of what `post` raises, as the application would.
+    """
+
+    def __init__(self, guard: Guard, path: str, post: Post, on_error: OnError, **options: Any) -> None:
+        super().__init__(guard, **options)
+        self._path, self._post, self._on_error = path, post, on_error
+        self._under_way: asyncio.Task[None] | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._under_way is not None:
+            self._under_way.cancel()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        scope = cycle.scope
+        if scope["path"] != self._path or scope["method"] != "POST" or app is service_unavailable:
+            super()._start_asgi_task(cycle, app)
+            return
+        task = self._under_way = self.loop.create_task(self._rank(cycle))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _rank(self, cycle: RequestResponseCycle) -> None:
+        start, status = time.perf_counter(), _LEFT
+        scope: Any = cycle.scope
+        request_id = scope["state"]["request_id"] = request_id_of(scope)
+        try:
+            content = await self._post(scope, cycle.receive, request_id)
+            if self.flow.write_paused:
+                await self.flow.drain()
+            status = 200
+            self._answer(cycle, request_id.encode(), content)
+        except Exception as error:
+            status = await self._fail(cycle, request_id, error)
+        finally:
+            self._under_way = None
+            count_request(self._path, status, time.perf_counter() - start)
+
+    def _answer(self, cycle: RequestResponseCycle, request_id: bytes, content: bytes) -> None:
+        """In one write."""
+        if cycle.disconnected:
+            return
+        defaults = self.server_state.default_headers
+        parts = [STATUS_LINE[200], *(b"%b: %b\r\n" % header for header in defaults)]
+        parts.append(_HEAD % (request_id, len(content)))
+        cycle.keep_alive = cycle.keep_alive and (b"connection", b"close") not in defaults
+        if not cycle.keep_alive and (b"connection", b"close") not in defaults:
+            parts.append(_CLOSE)
+        self.transport.write(b"".join([*parts, b"\r\n", content]))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
+    async def _fail(self, cycle: RequestResponseCycle, request_id: str, error: Exception) -> int:
+        """The status of the problem that was sent."""
+        scope: Any = cycle.scope
+        response = await self._on_error(Request(scope), error)
+        response.headers[REQUEST_ID_HEADER] = request_id
+        await response(scope, cast(Any, cycle.receive), cast(Any, cycle.send))
+        if not isinstance(error, (ServiceError, ClientDisconnect)):
+            _log.error("request %s", request_id, exc_info=error)
+        return response.status_code
+
+
+def express(limits: Limits, path: str, post: Post, on_error: OnError) -> type[asyncio.Protocol]:
+    """For uvicorn's `http`: makes the protocol of each connection, under one guard."""
+    return cast(type[asyncio.Protocol], partial(ExpressProtocol, Guard(limits), path, post, on_error))

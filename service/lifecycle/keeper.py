@@ -1,0 +1,194 @@
+"""Brings into service what the pointer of an artifact store names, and takes back what turns out to be bad.
+
+In the parent, in a thread of its own; the admin port asks from others.  One change at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.artifact.formula import Formula
+from model.registry.errors import PointerConflictError
+from model.registry.pointer import Pointer
+from model.registry.store import ArtifactStore
+from service.lifecycle.failure import one_line
+from service.lifecycle.fleet import Fleet
+from service.lifecycle.pulses import Outcomes
+from service.lifecycle.quiet import quietly_now
+from service.lifecycle.settings import LifecycleSettings
+from service.lifecycle.watch import Watch
+from service.tasks import LocalModel, Order, ShadowOrder, SplitOrder
+
+_RETRY_S = 30.0  # a pointer that could not be served is tried again: its reason may have been this machine's
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A pointer that this service does not serve."""
+
+    pointer: Pointer
+    reason: str
+    retry_at: float  # time.monotonic()
+
+
+@dataclass
+class Tally:
+    """Changes since the service was started."""
+
+    switched: int = 0
+    refused: int = 0
+    rolled_back: int = 0  # by itself; also among the switched
+
+
+class Keeper:
+    """`first`, then `attach`, then `start`."""
+
+    def __init__(
+        self, store: ArtifactStore, settings: LifecycleSettings, cache: Path | None, formula: Formula | None = None
+    ) -> None:
+        """cache: folder for what is fetched; None: it is read where it is;  formula: of pointers that name none."""
+        self.store, self.tally = store, Tally()
+        self._settings, self._cache, self._formula = settings, cache, formula or Formula()
+        self._lock = threading.Lock()  # held during a change
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="models", daemon=True)
+        self._trouble = ""  # with the store, at the last poll
+        self._watch: Watch | None = None
+        self._fleet: Fleet
+        self._outcomes: Callable[[], Iterable[Outcomes]]
+        self.pointer: Pointer  # that serves
+        self.refusal: Refusal | None = None  # of the newest pointer
+
+    def first(self) -> Order:
+        """What to start with.  ValueError when the store names nothing, or that cannot be fetched."""
+        pointer = self.store.read_pointer()
+        if pointer is None:
+            raise ValueError(f"{self.store.name}: no model is active; `farm models activate` one")
+        self.pointer = pointer
+        return self._order(pointer)
+
+    def attach(self, fleet: Fleet, outcomes: Callable[[], Iterable[Outcomes]]) -> None:
+        """outcomes: of each worker, now."""
+        self._fleet, self._outcomes = fleet, outcomes
+
+    def start(self) -> None:
+        """Watch the pointer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+
+    @property
+    def is_watching(self) -> bool:
+        """What serves has just begun to, and goes by itself when it fails."""
+        return self._watch is not None
+
+    def activate(self, version: str, by: str) -> None:
+        """Everywhere: here it is prepared first, then the pointer is replaced, then all workers switch.
+
+        Returns when no worker can answer with what served before.  ChangeError, RegistryError or ArtifactError: nothing
+        was changed.
+        """
+        with self._lock:
+            pointer = quietly_now(lambda: self.store.propose(version, by=by))
+            if pointer.number != self.pointer.number:
+                self._change(pointer, lambda: self.store.replace_pointer(pointer, pointer.number - 1))
+
+    def rollback(self, by: str) -> None:
+        """Everywhere, to what served before.  As `activate`."""
+        with self._lock:
+            self._rollback(by)
+
+    def _rollback(self, by: str) -> None:
+        self._change(quietly_now(lambda: self.store.rollback(by, self.pointer.number)))
+
+    def _change(self, pointer: Pointer, publish: Callable[[], None] = lambda: None) -> None:
+        """publish: called when all have prepared it, before any has switched; what it raises undoes the change."""
+        try:
+            self._fleet.prepare(self._order(pointer), self._settings.prepare_within_s)
+            try:
+                publish()
+            except Exception as error:
+                self._fleet.abort(one_line(error))
+                raise
+            self._fleet.commit(self._settings.switch_within_s)
+        except Exception as error:
+            self.tally.refused += 1
+            _log.error("model %s (pointer %d) is not served: %s", pointer.model, pointer.number, one_line(error))
+            raise
+        self._begin(pointer)
+
+    def _begin(self, pointer: Pointer) -> None:
+        settings = self._settings
+        self.tally.switched += 1
+        self.pointer, self.refusal = pointer, None
+        until = time.monotonic() + settings.watch_s
+        self._watch = Watch(self._fleet.order.number, until, settings.watch_faults, settings.watch_requests)
+        _log.warning("model %s (pointer %d, by %s) serves", pointer.model, pointer.number, pointer.by)
+
+    def _poll(self) -> None:
+        while not self._ended.wait(self._settings.models_poll_s):
+            with self._lock:
+                try:
+                    self._look()
+                    self._trouble = ""
+                except Exception as error:  # what serves goes on, whatever it is
+                    self._complain(one_line(error))
+
+    def _look(self) -> None:
+        pointer = self.store.read_pointer()
+        if pointer is not None and pointer.number != self.pointer.number and not self._is_refused(pointer):
+            self._follow(pointer)
+        elif self._watch is not None:
+            self._judge(self._watch)
+
+    def _follow(self, pointer: Pointer) -> None:
+        """What was activated elsewhere."""
+        try:
+            self._change(pointer)
+        except Exception as error:  # told by `_change`, and by `refusal`
+            self.refusal = Refusal(pointer, one_line(error), time.monotonic() + _RETRY_S)
+
+    def _judge(self, watch: Watch) -> None:
+        why = watch.judge(self._outcomes())
+        if not why:
+            if watch.is_over(time.monotonic()):
+                self._watch = None
+            return
+        self._watch = None
+        _log.error("model %s goes: %s", self.pointer.model, why)
+        try:
+            self._rollback(f"farm serve, by itself: {why}"[:200])
+        except PointerConflictError:
+            return  # another instance was first: the next look finds it
+        self.tally.rolled_back += 1
+
+    def _is_refused(self, pointer: Pointer) -> bool:
+        refusal = self.refusal
+        return refusal is not None and refusal.pointer.number == pointer.number and time.monotonic() < refusal.retry_at
+
+    def _complain(self, trouble: str) -> None:
+        """Once for each."""
+        if trouble != self._trouble:
+            _log.error("models: %s", trouble)
+        self._trouble = trouble
+
+    def _order(self, pointer: Pointer) -> Order:
+        """Everything that it names is fetched."""
+        split, shadow = pointer.split, pointer.shadow
+        return Order(
+            self._fetched(pointer.model),
+            formula=pointer.formula or self._formula,
+            split=None if split is None else SplitOrder(self._fetched(split.version), split.share, split.salt),
+            shadow=None if shadow is None else ShadowOrder(self._fetched(shadow.version), shadow.share),
+        )
+
+    def _fetched(self, version: str) -> LocalModel:
+        return LocalModel(version, quietly_now(lambda: self.store.fetch(version, self._cache)))

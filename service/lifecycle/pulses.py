@@ -1,0 +1,80 @@
+"""Each worker's progress, in memory that the parent reads: whether it lives, and how its model does.
+
+Times are time.monotonic(), which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+_FIELDS = 6  # beat, busy_s, number, requests, faults, spoilt: see Pulse
+_NUMBER_BYTES = 8
+
+
+@runtime_checkable
+class Busy(Protocol):
+    """A scorer that can tell whether its executors get on."""
+
+    def busy_s(self) -> float:
+        """How long the batch that has run longest has been running; 0 when none runs."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Of requests that one model has answered."""
+
+    number: int = 0  # of the order that made it serve
+    requests: int = 0
+    faults: int = 0  # that failed for no fault of theirs
+    spoilt: int = 0  # among them, whose probabilities were none
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """One worker's."""
+
+    beat: float = 0.0  # when its event loop last turned; 0: not yet
+    busy_s: float = 0.0  # how long, at that time, the oldest batch had been running
+    outcomes: Outcomes = Outcomes()
+
+    def stuck_s(self, now: float) -> float:
+        """How long there has been no progress."""
+        if not self.beat:
+            return 0.0
+        silent = now - self.beat
+        return silent + self.busy_s if self.busy_s else silent
+
+
+class Pulses:
+    """Of all workers."""
+
+    def __init__(self, file: Path) -> None:
+        """file: made by `create`."""
+        with file.open("r+b") as opened:
+            self._mapped = memoryview(mmap.mmap(opened.fileno(), 0))
+        self._times = self._mapped.cast("d")  # [workers * fields]
+        self._counts = self._mapped.cast("q")  # the same memory
+
+    @classmethod
+    def create(cls, file: Path, workers: int) -> Pulses:
+        file.write_bytes(bytes(_NUMBER_BYTES * _FIELDS * workers))
+        return cls(file)
+
+    def set(self, worker: int, pulse: Pulse) -> None:
+        row, outcomes = worker * _FIELDS, pulse.outcomes
+        self._times[row], self._times[row + 1] = pulse.beat, pulse.busy_s
+        counts = (outcomes.number, outcomes.requests, outcomes.faults, outcomes.spoilt)
+        for place, count in enumerate(counts, row + 2):
+            self._counts[place] = count
+
+    def get(self, worker: int) -> Pulse:
+        row = worker * _FIELDS
+        outcomes = Outcomes(*(self._counts[place] for place in range(row + 2, row + 6)))
+        return Pulse(self._times[row], self._times[row + 1], outcomes)
+
+    def clear(self, worker: int) -> None:
+        """Its worker has ended."""
+        self.set(worker, Pulse())
