@@ -31,6 +31,8 @@ CONFORMANCE = [
     openapi_checks.response_schema_conformance,
 ]
 
+REFUSALS = {"400", "401", "403", "408", "413", "414", "415", "422", "431", "500", "503"}
+
 
 def test_a_corrupt_history_is_an_empty_one(opened: Client, store_url: str, facts: Facts, tmp_path: Path) -> None:
     folder = tmp_path / "store"
@@ -146,7 +148,7 @@ def test_the_document_describes_every_answer(opened: Client) -> None:
     with opened() as (client, _):
         document = client.get("/openapi.json").json()
         rank = document["paths"]["/rank"]["post"]
-        assert set(rank["responses"]) == {"200", "400", "413", "415", "422", "500", "503"}
+        assert set(rank["responses"]) == {"200", "429", "504", *REFUSALS}
         for name, example in rank["requestBody"]["content"]["application/json"]["examples"].items():
             assert client.post("/rank", json=example["value"]).status_code == 200, name
         assert {"RankRequest", "Candidate", "RankAnswer", "Problem"} <= set(document["components"]["schemas"])
@@ -158,12 +160,13 @@ def test_the_document_describes_events(opened: Client, store_url: str, tmp_path:
     with opened(store=url) as (client, runtime):
         document = client.get("/openapi.json").json()
         events = document["paths"]["/events"]["post"]
-        assert set(events["responses"]) == {"202", "400", "413", "415", "422", "500", "503"}
+        assert set(events["responses"]) == {"202", *REFUSALS}
         unavailable = events["responses"]["503"]
         assert set(unavailable["content"]["application/problem+json"]["examples"]) == {
             "events-busy",
             "not-durable",
             "store-unavailable",
+            "too-many-connections",
         }
         assert "Retry-After" in unavailable["headers"]
         for name, example in events["requestBody"]["content"]["application/json"]["examples"].items():

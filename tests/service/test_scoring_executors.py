@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ from feature_store.matrices import UserInputs
 from model.artifact.engine import BatchCost, Engine, Piece, Scored
 from model.artifact.golden import load_golden
 from model.artifact.manifest import GOLDEN
-from service.scoring.executors import ScorerClosedError
+from service.admission.cost import CostModel
+from service.scoring.executors import ScorerClosedError, TooLateError
 from service.scoring.scorer import LocalScorer, Score
 
 WAIT_S = 30
@@ -96,7 +98,7 @@ async def held(gate: Gate, scorer: LocalScorer, users: UserInputs, matrix: np.nd
 
 
 def close_to(score: Score, engine: Engine, users: UserInputs, matrix: np.ndarray) -> bool:
-    expected = engine.score_user(engine.user_state(users), matrix)
+    expected = engine.calibration.apply(engine.score_user(engine.user_state(users), matrix))
     return score.probabilities.shape == expected.shape and bool(np.abs(score.probabilities - expected).max() < 1e-6)
 
 
@@ -341,5 +343,25 @@ def test_without_threads_the_event_loop_runs_what_came_together(
             scores = await asyncio.gather(*asked)
             assert all(close_to(score, gate, users[n], candidates[:40]) for n, score in enumerate(scores))
             assert [sizes for sizes, _ in gate.batches] == [[40] * 5]
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("executors", [0, 1])
+def test_who_would_be_late_is_not_run(
+    gate: Gate, users: list[UserInputs], candidates: np.ndarray, executors: int
+) -> None:
+    async def check() -> None:
+        async with scorer_of(gate, executors) as scorer:
+            await scorer.warm_up()
+            assert scorer.costs.tile_s != CostModel().tile_s  # learned
+            gate.batches.clear()
+            now = time.monotonic()
+            asked = [
+                scorer.score(users[n], candidates[: 40 + n], now + (WAIT_S if n % 2 else -1), n == 3) for n in range(4)
+            ]
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [TooLateError, Score, TooLateError, Score]
+            assert sorted(size for sizes, _ in gate.batches for size in sizes) == [41, 43]
 
     asyncio.run(check())

@@ -67,7 +67,8 @@ def test_frames_are_cut_wherever_the_stream_is_split() -> None:
 
 def test_requests_and_answers_survive_the_wire(engine: Engine, cases: list[GoldenCase]) -> None:
     layout, users, candidates = Layout(engine.view), one_user(cases[0], 1), cases[0].candidates[0]
-    read, rows = layout.parse_request(layout.request(users, candidates))
+    read, rows, left_s, low = layout.parse_request(layout.request(users, candidates, 0.25, True))
+    assert (left_s, low) == (0.25, True)
     for name, values in users.feeds().items():
         np.testing.assert_array_equal(read.feeds()[name], values)
     np.testing.assert_array_equal(rows, candidates)
@@ -89,7 +90,7 @@ def test_many_requests_at_once_get_what_the_engine_gives(
 
     scores = asyncio.run(run())
     for score, expected in zip(scores, cases[0].probabilities, strict=True):
-        np.testing.assert_allclose(score.probabilities, expected, atol=1e-5)
+        np.testing.assert_allclose(score.probabilities, engine.calibration.apply(expected), atol=1e-5)
 
 
 def test_an_engine_that_ends_fails_what_it_had_and_one_that_returns_answers(
