@@ -16,6 +16,7 @@ from service.scoring.executors import TooLateError
 from service.scoring.scorer import USER_TILES
 from service.settings import Settings
 
+_BATCHES = 2  # of each executor, one that runs and one that waits, for which nobody is refused
 _SHOW_EVERY_S = 1.0
 
 
@@ -28,7 +29,7 @@ class Entrance:
             queue_tiles=settings.queue_tiles,
             burst_s=settings.burst_ms / 1000,
             queue_s=settings.queue_ms / 1000,
-            floor_tiles=max(1, settings.executor_count) * batch_tiles,
+            floor_tiles=_BATCHES * max(1, settings.executor_count) * batch_tiles,
             low_share=settings.low_share,
             user_tiles=USER_TILES,
         )
