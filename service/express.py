@@ -69,12 +69,12 @@ class ExpressProtocol(GuardedProtocol):
             content = await self._post(scope, cycle.receive, request_id)
             if self.flow.write_paused:
                 await self.flow.drain()
-            status = 200
+            self._under_way, status = None, 200  # the answer may start the next request of the connection
             self._answer(cycle, request_id.encode(), content)
         except Exception as error:
+            self._under_way = None
             status = await self._fail(cycle, request_id, error)
         finally:
-            self._under_way = None
             count_request(self._path, status, time.perf_counter() - start)
 
     def _answer(self, cycle: RequestResponseCycle, request_id: bytes, content: bytes) -> None:
