@@ -31,6 +31,8 @@ USER 10001
 ENTRYPOINT ["farm"]
 CMD ["--help"]
 
+# It listens on every address, so `docker run` needs keys (-e FARM_API_KEYS_FILE=...), or, when only this machine can
+# reach it (-p 127.0.0.1:8080:8080), -e FARM_OPEN=true.
 FROM base AS serve
 COPY --from=serve-build /opt/farm /opt/farm
 ENV FARM_HOST=0.0.0.0 FARM_PORT=8080 FARM_ARTIFACT=/var/lib/farm/artifact FARM_STORE=lmdb:///var/lib/farm/store

@@ -11,6 +11,8 @@ STAMP := $(VENV)/.complete
 LOCKS := requirements/dev.txt requirements/torch.txt
 UV := $(shell command -v uv 2>/dev/null)
 DEMO := demo
+AUDIT := .venv-audit
+SHIPPED := serve-cpu serve-gpu train
 
 ifeq ($(UV),)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -19,11 +21,11 @@ INSTALL := VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet
 endif
 TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
-.PHONY: help env demo test test-system check lock clean
+.PHONY: help env demo test test-system check lock audit sbom clean
 
 help:
 	@sed -n 's/^#//p' Makefile | head -5
-	@echo " targets: demo test test-system check lock clean"
+	@echo " targets: demo test test-system check lock audit sbom clean"
 
 env: $(STAMP)
 
@@ -59,5 +61,26 @@ lock:
 	@test -n "$(UV)" || { echo "make lock needs uv"; exit 1; }
 	env -u UV_FIND_LINKS PATH="$(PATH)" requirements/lock.sh
 
+# The tools of the two below have an environment of their own.
+$(AUDIT)/.complete: requirements/audit.txt
+	@test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/audit.txt
+	@touch $@
+
+# Known vulnerabilities of all that is installed anywhere.  It fails too when they cannot be looked up.
+audit: $(AUDIT)/.complete
+	@status=0; for lock in $(SHIPPED) dev torch audit; do \
+		$(AUDIT)/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r requirements/$$lock.txt || status=1; \
+	done; test $$status = 0 || { echo "make audit: not clean, or not done: 'could not be audited' above means that PyPI was not reached" >&2; exit 1; }
+
+# What each image is locked to, as CycloneDX; of pins that depend on the Python version, all.
+sbom: $(AUDIT)/.complete
+	@mkdir -p build/sbom
+	@for lock in $(SHIPPED); do \
+		torch=$$(test $$lock = train && echo requirements/torch.txt); \
+		cat requirements/$$lock.txt $$torch | PYTHONWARNINGS=ignore $(AUDIT)/bin/cyclonedx-py requirements - \
+			--pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o build/sbom/$$lock.json || exit 1; \
+	done; echo "build/sbom: $(SHIPPED:=.json)"
+
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(AUDIT) $(DEMO) build *.egg-info

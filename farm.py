@@ -174,7 +174,10 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Option(help="RUN folder, made by `farm train`.")], data: Data, json: Json = None
+    run: Annotated[Path, typer.Option(help="RUN folder, made by `farm train`.")],
+    data: Data,
+    degraded: Annotated[bool, typer.Option("--degraded", help="Also the AUC of every degraded answer.")] = False,
+    json: Json = None,
 ) -> None:
     """AUC, UAUC, GAUC, predicted/observed and normalised entropy of a run on the test days, per task, calibrated.
 
@@ -193,7 +196,13 @@ def evaluate(
     calibrated = load_calibration(run, prepared.view.tasks).apply(raw)
     metrics = measure(prepared, rows, calibrated)
     print_metrics({str(record.settings["arch"]): metrics}, f"{prepared.info.source}, from {prepared.info.test_from}")
-    _write_json(json, {**as_json(metrics), "calibration": calibration_effect(prepared, rows, raw, calibrated)})
+    figures = {**as_json(metrics), "calibration": calibration_effect(prepared, rows, raw, calibrated)}
+    if degraded:
+        from model.report.degraded import by_condition, print_conditions
+
+        figures["degraded"] = by_condition(model, prepared, rows)
+        print_conditions(figures["degraded"], "Degraded answers (not calibrated)")
+    _write_json(json, figures)
 
 
 @app.command()

@@ -33,6 +33,7 @@ from feature_store.merge import (
     users_of,
     users_times,
 )
+from feature_store.reading.metrics import count_corrupt
 from feature_store.records import (
     CorruptRecord,
     UserBatch,
@@ -48,6 +49,7 @@ from feature_store.records import (
 )
 from feature_store.schema import RecordSchema, default_schema, widen
 from feature_store.store import Applied, StoreAnswer, StoreError, StoreStats, require_same_schema
+from feature_store.warn_once import warn_once
 
 _SCHEMA_KEY = b"record_schema"
 _AUTHORS_WRITTEN = b"authors_written"  # the last transaction that wrote authors
@@ -114,7 +116,7 @@ class LmdbStore:
                 user = decode_user(self._schema, value)
             except CorruptRecord as error:
                 corrupt = True
-                _log.warning("user %d: %s", user_id, error)
+                warn_once(_log, f"{self._path}: user {user_id}: {error}")
         return StoreAnswer(user, authors, corrupt)
 
     async def put_users(self, batch: UserBatch, updated_at: int | np.ndarray = 0) -> None:
@@ -290,7 +292,8 @@ class LmdbStore:
             try:
                 yield _id(key), *decode_author(self._schema, value)
             except CorruptRecord as error:
-                _log.warning("author %d: %s", _id(key), error)
+                count_corrupt("author")
+                warn_once(_log, f"{self._path}: author {_id(key)}: {error}")
 
     async def _scan(self, table: lmdb._Database) -> AsyncIterator[list[tuple[bytes, bytes]]]:
         """Rows in order, each part of one moment, so that a long scan keeps no old pages."""

@@ -61,7 +61,9 @@ class RankRequest(BaseModel):
     debug: Annotated[bool | None, Field(description="Answer what is stored of the user too")] = None
     deadline_ms: Annotated[
         int | None,
-        Field(ge=1, le=MAX_DEADLINE_MS, description="Time to answer in, from when the request came; null: the default"),
+        Field(
+            ge=1, le=MAX_DEADLINE_MS, description="Time to answer in; it shortens what the header or the default say"
+        ),
     ] = None
 
 

@@ -161,34 +161,33 @@ async def problem_of(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase
         detail = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
-        return _problem(request, error.status_code, "about:blank", phrase, detail, (), error.headers)
+        content = _problem("about:blank", phrase, error.status_code, detail, (), _request_id(request))
+        return Response(content, error.status_code, error.headers, PROBLEM_JSON)
     if isinstance(error, ClientDisconnect):  # nobody reads it; it makes the request a 400 in the metrics
         error = MalformedBodyError("the client left before the body was complete")
     if not isinstance(error, ServiceError):
         _log.error("request %s failed: %r", _request_id(request), error)
         error = ServiceError("the service failed to answer; its log has the reason under this request_id")
-    kind = f"urn:farm:problem:{error.type}"
-    return _problem(request, error.status, kind, error.title, error.detail, error.errors, error.headers)
+    return Response(problem_json(error, _request_id(request)), int(error.status), error.headers, PROBLEM_JSON)
+
+
+def problem_json(error: ServiceError, request_id: str) -> bytes:
+    """The body of a problem."""
+    return _problem(f"urn:farm:problem:{error.type}", error.title, error.status, error.detail, error.errors, request_id)
 
 
 def _problem(
-    request: Request,
-    status: int,
-    kind: str,
-    title: str,
-    detail: str,
-    errors: Sequence[tuple[str, str]],
-    headers: Mapping[str, str] | None = None,
-) -> Response:
+    kind: str, title: str, status: int, detail: str, errors: Sequence[tuple[str, str]], request_id: str
+) -> bytes:
     content = {
         "type": kind,
         "title": title,
         "status": int(status),
         "detail": detail,
         "errors": [{"field": field, "message": message} for field, message in errors],
-        "request_id": _request_id(request),
+        "request_id": request_id,
     }
-    return Response(orjson.dumps(content), int(status), headers, PROBLEM_JSON)
+    return orjson.dumps(content)
 
 
 def _request_id(request: Request) -> str:

@@ -97,7 +97,7 @@ async def _read(runtime: Runtime, view: ModelView, query: Query, now_ms: int, vi
     """A store that fails makes an answer with less in it, not an error, but for steps that a setting forbids."""
     live_ids = None if (query.live_ids == MISSING).all() else query.live_ids
     try:
-        reading = await runtime.reader.read(query.user_id, query.author_ids, live_ids, visit.left_s())
+        reading = await runtime.reader.read(query.user_id, query.author_ids, live_ids, visit.store_s())
     except StepForbidden as error:
         raise ForbiddenStepError(str(error)) from error
     visit.has_read()

@@ -78,10 +78,11 @@ def _keeper(settings: Settings, lifecycle: LifecycleSettings, folder: Path) -> K
     """None where one artifact serves for ever."""
     if lifecycle.models is None:
         return None
+    from model.registry.signing import read_keys
     from model.registry.store import ArtifactStore
     from service.lifecycle.keeper import Keeper
 
-    keys = tuple(Path(file).read_text() for file in lifecycle.models_keys.split(",") if file)
+    keys = () if lifecycle.trusted_keys is None else read_keys(lifecycle.trusted_keys)
     formula = None if settings.formula is None else Formula.load(settings.formula)
     cache = lifecycle.models_cache or (folder / "models" if _is_remote(lifecycle.models) else None)
     return Keeper(ArtifactStore.open(lifecycle.models, keys), lifecycle, cache, formula)

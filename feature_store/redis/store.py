@@ -11,7 +11,6 @@ import copy
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -34,6 +33,7 @@ from feature_store.redis.settings import RedisSettings
 from feature_store.redis.writer import RedisWriter
 from feature_store.schema import RecordSchema
 from feature_store.store import Applied, StoreAnswer, StoreError, StoreStats
+from feature_store.warn_once import warn_once
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -271,7 +271,7 @@ class RedisStore:
         try:
             return self._codec.user(fields), False
         except CorruptRecord as error:
-            _warn_once(f"{_text(key)}: {error}")
+            warn_once(_log, f"{_text(key)}: {error}")
             return None, True
 
     def _decode_author(self, key: str | bytes, value: bytes | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -279,7 +279,7 @@ class RedisStore:
             return None if value is None else self._codec.author(value)
         except CorruptRecord as error:
             count_corrupt("author")
-            _warn_once(f"{_text(key)}: {error}")
+            warn_once(_log, f"{_text(key)}: {error}")
             return None
 
     def _new_cache(self) -> AuthorCache:
@@ -291,12 +291,6 @@ class RedisStore:
             chosen.negative_ttl_s,
             outdated_s=self._outdated_s,
         )
-
-
-@lru_cache(maxsize=1000)
-def _warn_once(message: str) -> None:
-    """A damaged value may be read a thousand times a second."""
-    _log.warning(message)
 
 
 def _text(key: str | bytes) -> str:

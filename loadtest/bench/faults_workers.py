@@ -71,7 +71,7 @@ def workers(ground: Ground) -> dict[str, Any]:
 
 
 def workers_claims(found: dict[str, Any]) -> list[dict[str, Any]]:
-    text = f"{WORKERS} workers, {len(found['took_s'])} activations: "
+    text = f"{WORKERS} workers, {len(found['changes_s'])} activations: "
     return [
         claim(text + "answers of the old model after the acknowledgement", found["old_answers"], "<=", 0),
         claim(text + "answers that mix two models", found["mixed_answers"], "<=", 0),

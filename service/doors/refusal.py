@@ -4,24 +4,13 @@ from __future__ import annotations
 
 import os
 
-import orjson
-
-from service.errors import PROBLEM_JSON, REQUEST_ID_HEADER, ServiceError
+from service.errors import PROBLEM_JSON, REQUEST_ID_HEADER, ServiceError, problem_json
 
 
 def refusal(error: ServiceError) -> bytes:
     """The connection is closed after it."""
     request_id = os.urandom(16).hex()
-    content = orjson.dumps(
-        {
-            "type": f"urn:farm:problem:{error.type}",
-            "title": error.title,
-            "status": int(error.status),
-            "detail": error.detail,
-            "errors": [{"field": field, "message": message} for field, message in error.errors],
-            "request_id": request_id,
-        }
-    )
+    content = problem_json(error, request_id)
     headers = {
         "content-type": PROBLEM_JSON,
         "content-length": str(len(content)),

@@ -157,10 +157,11 @@ class Keeper:
             self.refusal = Refusal(pointer, one_line(error), time.monotonic() + _RETRY_S)
 
     def _judge(self, watch: Watch) -> None:
+        if watch.is_over(time.monotonic()):
+            self._watch = None
+            return
         why = watch.judge(self._outcomes())
         if not why:
-            if watch.is_over(time.monotonic()):
-                self._watch = None
             return
         self._watch = None
         _log.error("model %s goes: %s", self.pointer.model, why)

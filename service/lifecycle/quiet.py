@@ -37,7 +37,7 @@ def quietly_now(work: Callable[[], ResultT]) -> ResultT:
 def lower_priority() -> None:
     """Of this thread, where the system has such threads (Linux).
 
-    Not by nice: on one core at 60 % load, p99 while a model was loaded was then 1.2 times the usual one, so it is 1.1.
+    Rather than by nice: such a thread gives way to any other at once.
     """
     if sys.platform == "linux":
         with suppress(OSError):

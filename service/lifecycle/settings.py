@@ -18,7 +18,7 @@ class LifecycleSettings(BaseSettings):
 
     models: str | None = None  # URL of an artifact store, whose pointer says what serves; None: one artifact for ever
     models_cache: Path | None = None  # folder for what is fetched; None: a temporary one
-    models_keys: str = ""  # files of public keys, by comma, one of which must have signed; empty: unsigned too
+    trusted_keys: Path | None = None  # file of public keys, one of which must have signed; None: unsigned too
     models_poll_s: float = Field(default=1.0, gt=0)  # how often the pointer is read
     keep_previous: bool = True  # loaded, so that a rollback takes no time
     prepare_within_s: float = Field(default=300.0, gt=0)  # for loading and checking, which waits for idle processors

@@ -21,6 +21,7 @@ from loadtest.process import ServiceProcess, running_service
 from model.artifact.manifest import MANIFEST, Artifact, Manifest, version_of
 from model.registry.contents import place
 from model.registry.pointer import Split
+from model.registry.signing import make_key, sign
 from model.registry.store import ArtifactStore
 
 WAIT_S = 60.0
@@ -224,7 +225,21 @@ def test_users_are_split(models: Models, store_url: str) -> None:
         with httpx.Client(base_url=service.url, timeout=WAIT_S, trust_env=False) as client:
             asked = {user: model_of(client, user) for user in range(40)}
             assert {user: model_of(client, user) for user in range(40)} == asked
-        assert set(asked.values()) <= {first, second}
+        assert set(asked.values()) == {first, second}
+
+
+def test_an_instance_refuses_what_no_trusted_key_signed(models: Models, store_url: str, tmp_path: Path) -> None:
+    trusted, private = tmp_path / "trusted-keys.txt", tmp_path / "farm.pem"
+    trusted.write_text(f"# of the build machine\n{make_key(private)}\n")
+    for day in (1, 2):
+        sign(tmp_path / str(day), private)
+        models.store.push(tmp_path / str(day))
+    with serving(models, store_url, FARM_TRUSTED_KEYS=str(trusted)) as service:
+        assert activate(service, models.versions[1]).status_code == 200
+        refused = activate(service, models.versions[2])
+        assert refused.status_code == 409
+        assert "no trusted key" in refused.json()["detail"]
+        assert served(service) == [models.versions[1]]
 
 
 def model_of(client: httpx.Client, user: int) -> str:
