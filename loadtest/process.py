@@ -18,6 +18,14 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.request import urlopen
 
+PATIENT = {
+    "FARM_QUEUE_MS": "60000",
+    "FARM_BURST_MS": "60000",
+    "FARM_QUEUE_TILES": "1000000",
+    "FARM_DEADLINE_MS": "60000",
+}
+"""Environment of a service that refuses nobody: of closed loops, whose clients wait for their answers."""
+
 _READY = re.compile(r"ready on (http://[^\s,]+).* admin on (http://\S+)")
 
 

@@ -30,7 +30,7 @@ Post = Callable[[Any, Any, str], Awaitable[bytes]]
 OnError = Callable[[Request, Exception], Awaitable[Response]]
 
 _LEFT = 499  # status of a request whose client did not wait, as metrics name it
-_HEAD = f"content-type: {JSON}\r\n{REQUEST_ID_HEADER.lower()}: %b\r\ncontent-length: %d\r\n".encode()
+_HEAD = f"content-length: %d\r\ncontent-type: {JSON}\r\n{REQUEST_ID_HEADER.lower()}: %b\r\n".encode()
 _CLOSE = b"connection: close\r\n"
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class ExpressProtocol(GuardedProtocol):
             return
         defaults = self.server_state.default_headers
         parts = [STATUS_LINE[200], *(b"%b: %b\r\n" % header for header in defaults)]
-        parts.append(_HEAD % (request_id, len(content)))
+        parts.append(_HEAD % (len(content), request_id))
         cycle.keep_alive = cycle.keep_alive and (b"connection", b"close") not in defaults
         if not cycle.keep_alive and (b"connection", b"close") not in defaults:
             parts.append(_CLOSE)

@@ -50,6 +50,21 @@ class Features:
 async def rank(runtime: Runtime, ask: Ask) -> bytes:
     """The JSON answer to a request.  ServiceError when it is no good request, or cannot be answered in time."""
     watch = Stopwatch()
+    answer, degraded = await _rank(runtime, ask, watch)
+    observe_ranking(watch.seconds, degraded)
+    return answer
+
+
+async def warm_up(runtime: Runtime) -> None:
+    """The first run of each shape, of ONNX Runtime and of this code, is slow."""
+    await runtime.scorer.warm_up()
+    for count in _WARM_UP_CANDIDATES:
+        body = orjson.dumps({"user_id": 0, "candidates": list(range(min(count, runtime.settings.max_candidates)))})
+        await _rank(runtime, Ask(body, "warm-up", deadline_ms=_WARM_UP_MS), Stopwatch())
+
+
+async def _rank(runtime: Runtime, ask: Ask, watch: Stopwatch) -> tuple[bytes, Sequence[str]]:
+    """The answer, and what it lacks."""
     with runtime.entrance.enter(ask, runtime.scorer.costs) as visit:
         query = parse_query(ask.body, runtime.store.schema.ids, runtime.settings.max_candidates)
         if query.debug:
@@ -60,16 +75,7 @@ async def rank(runtime: Runtime, ask: Ask) -> bytes:
         with serving.use():
             answer, degraded = await _answer(runtime, serving, query, visit, ask.request_id, watch)
         visit.took(watch.own_s())
-    observe_ranking(watch.seconds, degraded)
-    return answer
-
-
-async def warm_up(runtime: Runtime) -> None:
-    """The first run of each shape, of ONNX Runtime and of this code, is slow."""
-    await runtime.scorer.warm_up()
-    for count in _WARM_UP_CANDIDATES:
-        body = orjson.dumps({"user_id": 0, "candidates": list(range(min(count, runtime.settings.max_candidates)))})
-        await rank(runtime, Ask(body, "warm-up", deadline_ms=_WARM_UP_MS))
+    return answer, degraded
 
 
 async def _answer(

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     max_candidates: int = Field(default=MAX_CANDIDATES, ge=1, le=MAX_CANDIDATES)
     deadline_ms: int = Field(default=500, ge=1, le=MAX_DEADLINE_MS)  # of a request without X-Deadline-Ms
     queue_tiles: int = Field(default=1024, ge=1)  # greatest cost of what waits in a worker
-    queue_ms: float = Field(default=20.0, ge=0)  # longest predicted wait at which a request still enters, in overload
+    queue_ms: float = Field(default=30.0, ge=0)  # longest predicted wait at which a request still enters, in overload
     burst_ms: float = Field(default=200.0, ge=0)  # the same in a burst
     low_share: float = Field(default=0.25, ge=0, le=1)  # of the queue that requests of low priority may fill
     keep_alive_s: int = Field(default=65, ge=1)  # idle connections; longer than the 60 s of common load balancers

@@ -21,7 +21,6 @@ from loadtest.proxy import TcpProxy, tcp_proxy
 from loadtest.redis_servers import Server, valkey
 from model.figures import claim
 
-DEADLINE_MS = 100
 LOAD = 0.4  # of saturation, as the store's server, the proxy and the load generator share a core
 SEEN_S = 60.0  # users who were answered so shortly before a fault have a last good history
 BACK_S = 2.0  # within which all is whole again
@@ -89,7 +88,7 @@ def redis(ground: Ground, faults: Sequence[Fault] = FAULTS) -> dict[str, Any]:
     with store_place(ground) as place, ground.lab.another(f"redis://127.0.0.1:{place.proxy.port}") as service:
         rate = LOAD * ground.peak(service, "redis")
         seconds = sizes.fill_s + len(faults) * (sizes.hold_s + sizes.quiet_s + 3)
-        headers = {"X-Deadline-Ms": str(DEADLINE_MS)}
+        headers = {"X-Deadline-Ms": str(sizes.deadline_ms)}
         with ground.loading(service.process.url, bodies, seconds, rate, headers=headers) as load:
             courses = _courses(place, ground, faults)
             load.stop()
@@ -98,10 +97,10 @@ def redis(ground: Ground, faults: Sequence[Fault] = FAULTS) -> dict[str, Any]:
     users = np.array([_user(line) for line in lines])
     return {
         "rate": rate,
-        "deadline_ms": DEADLINE_MS,
+        "deadline_ms": sizes.deadline_ms,
         "never_answered": result.errors,
         "wrong_answers": wrong_answers(result, lines)[:3],
-        "faults": {course.name: verdict(result.traced(), users, course) for course in courses},
+        "faults": {course.name: verdict(result.traced(), users, course, sizes.deadline_ms) for course in courses},
     }
 
 
@@ -132,7 +131,7 @@ def _courses(place: Place, ground: Ground, faults: Sequence[Fault]) -> list[Cour
     return courses
 
 
-def verdict(trace: Trace, users: np.ndarray, course: Course) -> dict[str, Any]:
+def verdict(trace: Trace, users: np.ndarray, course: Course, deadline_ms: int) -> dict[str, Any]:
     """What became of the requests before, during and after a fault.  users: of each body."""
     around, during = trace.between(course.begin, course.end + BACK_S), trace.between(course.begin, course.end)
     before = trace.between(course.begin - SEEN_S, course.begin).only(_is_whole)
@@ -145,7 +144,7 @@ def verdict(trace: Trace, users: np.ndarray, course: Course) -> dict[str, Any]:
         "requests": len(around),
         "statuses": around.statuses(),
         "slowest_ms": float(ms.max(initial=0.0)),
-        "late": int((ms > DEADLINE_MS + _GRACE_MS).sum()),
+        "late": int((ms > deadline_ms + _GRACE_MS).sum()),
         "refused": len(around) - len(around.only(is_good)),
         "repeats": len(repeats),
         "repeat_share": _share(repeats, lambda kind: is_good(kind) and not lacks_history(kind)),

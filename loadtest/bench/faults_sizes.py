@@ -25,6 +25,7 @@ class Sizes:
     batches: int = 6  # of 64 requests, one of them poisoned
     slow_s: float = 15.0  # of normal load with slow clients, and without
     slow_clients: int = 500
+    deadline_ms: int = 100  # of requests while the store fails
 
 
 QUICK = Sizes(

@@ -26,6 +26,7 @@ from loadtest.bench.service_stores import AUTHORS
 from loadtest.bench.service_users import users, users_claims
 from loadtest.bench.service_workers import workers, workers_claims
 from loadtest.bench.untrained import untrained
+from loadtest.process import PATIENT
 from model.figures import report
 
 
@@ -70,7 +71,7 @@ def run(artifact: Path | None, only: str | None, quick: bool) -> dict[str, Any]:
 def measure(artifact: Path, names: list[str], sizes: Sizes) -> dict[str, Any]:
     """The report on some parts."""
     results, claims = {}, []
-    with open_lab(artifact, sizes.users) as lab:
+    with open_lab(artifact, sizes.users, **PATIENT) as lab:
         for name in names:
             start = time.monotonic()
             found = PARTS[name].measure(lab, sizes)

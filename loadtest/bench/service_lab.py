@@ -119,6 +119,7 @@ class Lab:
     artifact: Path
     folder: Path
     users: int  # of the stores that several parts use
+    environment: Mapping[str, str] = field(default_factory=dict)  # of services
     cores: Cores = field(default_factory=Cores.of_this_process)
     _stack: ExitStack = field(default_factory=ExitStack)
     _services: dict[Backend, Service] = field(default_factory=dict)
@@ -144,8 +145,8 @@ class Lab:
         self, store: str, *options: str, artifact: Path | None = None, cpus: set[int] | None = None, **environment: Any
     ) -> Iterator[Service]:
         """A service of its own over a store, on the service's core unless told otherwise."""
-        cpus = cpus or {self.cores.service}
-        with running_service(artifact or self.artifact, store, *options, cpus=cpus, **environment) as process:
+        given: dict[str, Any] = {"cpus": cpus or {self.cores.service}, **self.environment, **environment}
+        with running_service(artifact or self.artifact, store, *options, **given) as process:
             yield Service(process, self.cores)
 
     def bodies(
@@ -170,10 +171,10 @@ class Lab:
 
 
 @contextmanager
-def open_lab(artifact: Path, users: int) -> Iterator[Lab]:
-    """With a folder that is removed at the end."""
+def open_lab(artifact: Path, users: int, **environment: str) -> Iterator[Lab]:
+    """With a folder that is removed at the end.  environment: of services."""
     with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
-        lab = Lab(artifact, Path(folder), users)
+        lab = Lab(artifact, Path(folder), users, environment)
         try:
             yield lab
         finally:

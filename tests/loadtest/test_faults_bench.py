@@ -43,7 +43,9 @@ def trace(*rows: tuple[float, float, int, Kind]) -> Trace:
 
 
 def test_a_fault_that_nobody_noticed() -> None:
-    found = verdict(trace((5, 3, 0, WHOLE), (10.5, 4, 0, STALE), (11, 5, 1, EMPTY), (13, 3, 0, WHOLE)), USERS, COURSE)
+    found = verdict(
+        trace((5, 3, 0, WHOLE), (10.5, 4, 0, STALE), (11, 5, 1, EMPTY), (13, 3, 0, WHOLE)), USERS, COURSE, 100
+    )
     assert (found["late"], found["refused"], found["calm_degraded"], found["back_s"]) == (0, 0, 0, 0.0)
     assert (found["repeats"], found["repeat_share"]) == (1, 1.0)  # user 8 was not seen before
     assert found["words"] == {"no_history": 1, "stale_history": 1}
@@ -53,7 +55,7 @@ def test_a_fault_that_nobody_noticed() -> None:
 def test_all_that_can_go_wrong_is_counted() -> None:
     rows = [(5, 3, 0, WHOLE), (6, 3, 1, WHOLE), (8, 3, 1, EMPTY)]  # degraded while all is healthy
     rows += [(10.5, 130, 0, STALE), (11, 5, 1, EMPTY), (11.5, 5, 2, LOST), (16, 3, 0, STALE)]
-    found = verdict(trace(*rows), USERS, COURSE)
+    found = verdict(trace(*rows), USERS, COURSE, 100)
     assert (found["late"], found["refused"], found["calm_degraded"]) == (1, 1, 1)
     assert found["repeat_share"] == 0.5
     assert found["back_s"] == pytest.approx(4.0)
@@ -61,7 +63,7 @@ def test_all_that_can_go_wrong_is_counted() -> None:
 
 def test_who_was_last_seen_long_ago_is_no_repeat() -> None:
     course = Course("killed", 0.0, begin=100.0, end=102.0, until=108.0)
-    found = verdict(trace((5, 3, 0, WHOLE), (101, 3, 0, EMPTY)), USERS, course)
+    found = verdict(trace((5, 3, 0, WHOLE), (101, 3, 0, EMPTY)), USERS, course, 100)
     assert (found["repeats"], found["repeat_share"]) == (0, None)
 
 

@@ -22,6 +22,7 @@ from loadtest.bench.service_saturated import split
 from loadtest.bench.service_sizes import QUICK
 from loadtest.bench.service_stores import filled_store
 from loadtest.bench.store_data import BATCH_USERS, user_ids
+from loadtest.process import PATIENT
 
 TINY = replace(
     QUICK,
@@ -40,7 +41,7 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def lab(artifact: Path) -> Iterator[Lab]:
-    with open_lab(artifact, TINY.users) as opened:
+    with open_lab(artifact, TINY.users, **PATIENT) as opened:
         yield opened
 
 
