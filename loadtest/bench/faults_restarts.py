@@ -31,6 +31,7 @@ _ROUND_S = 60.0  # at most, of a restart
 _CALM_S = 2.0  # of load around it
 _HEALTH_S = 0.1  # between two looks at who is ready
 _PATIENCE_S = 60.0
+_GRACE_S = "1"  # from the order to stop, in which load balancers must learn of it: here they look ten times a second
 
 
 def rolling(ground: Ground) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def rolling(ground: Ground) -> dict[str, Any]:
     store = lab.store("lmdb")
     with ExitStack() as first, ExitStack() as second:
         stacks = [first, second]
-        running = [stack.enter_context(lab.another(store)) for stack in stacks]
+        running = [stack.enter_context(lab.another(store, FARM_GRACE_S=_GRACE_S)) for stack in stacks]
         rate = _ROLLING_LOAD * ground.peak(running[0], "lmdb")
         with pinned({lab.cores.others}), tcp_proxy(_port(running[0])) as proxy, _balanced(proxy, running):
             url = f"http://127.0.0.1:{proxy.port}"
@@ -71,7 +72,7 @@ def _restart(ground: Ground, store: str, stacks: list[ExitStack], running: list[
     time.sleep(_CALM_S)
     status = running[place].process.stop()
     stacks[place].close()
-    running[place] = stacks[place].enter_context(ground.lab.another(store))
+    running[place] = stacks[place].enter_context(ground.lab.another(store, FARM_GRACE_S=_GRACE_S))
     time.sleep(_CALM_S)
     return status
 

@@ -30,6 +30,7 @@ from service.doors.metrics import count_refused_connection
 from service.doors.refusal import refusal
 from service.errors import ServiceError
 
+_UNREAD = 1 << 16  # bytes of a request that are still read when it is answered, so that the connection can go on
 _CROWD = 64  # connections beyond the limit that are told so at one time; others are only closed
 
 
@@ -76,6 +77,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._ignore_upgrade(data[upgrade.args[0] :])
         if self._reading is self.guard.heads and self._fed > self.guard.limits.head_bytes and not self._deaf:
             self.refuse(self._too_large())
+        elif self._reading is self.guard.bodies and self._fed > _UNREAD and self.cycle.response_complete:
+            self._leave()  # the answer needed no body: so much of it is not worth reading
         elif self._queue is not self._reading and not self.flow.write_paused:
             self._enter(self._reading)
 
@@ -107,7 +110,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         super().on_message_complete()
-        self._reading = None
+        self._reading = self.guard.idle if self.cycle.response_complete else None
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -116,8 +119,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._reading is self.guard.bodies:
-            self._leave()  # an answer that needed no body: what still comes is not worth reading
         elif self._reading is None:
             self._reading = self.guard.idle
             self._enter(self.guard.answers if self.flow.write_paused else self._reading)

@@ -15,7 +15,6 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from prometheus_client import generate_latest
-from schemathesis import checks
 from schemathesis.specs.openapi import checks as openapi_checks
 from service_facts import Client, Facts, make_empty_store
 
@@ -25,7 +24,6 @@ from service.runtime import StartError, load_runtime
 from service.settings import Settings
 
 CONFORMANCE = [
-    checks.not_a_server_error,
     openapi_checks.status_code_conformance,
     openapi_checks.content_type_conformance,
     openapi_checks.response_schema_conformance,
@@ -193,6 +191,7 @@ def test_schemathesis(
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def conforms(case: schemathesis.Case) -> None:
-            case.call_and_validate(checks=CONFORMANCE)
+            answer = case.call_and_validate(checks=CONFORMANCE)
+            assert answer.status_code < 500 or answer.status_code == 504  # a deadline of 1 ms, say
 
         conforms()
