@@ -44,8 +44,10 @@ $(STAMP): $(LOCKS) pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/python -m loadtest.demo --out $(DEMO) $(if $(DEMO_ONCE),--once)
 
+# Real processes are tested one after the other, because they measure times; all else on two cores.
 test: check
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore tests/system --ignore tests/loadtest
+	@$(BIN)/python -m pytest -q tests/system tests/loadtest
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet .

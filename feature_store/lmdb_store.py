@@ -33,7 +33,6 @@ from feature_store.merge import (
     users_of,
     users_times,
 )
-from feature_store.reading.metrics import count_corrupt
 from feature_store.records import (
     CorruptRecord,
     UserBatch,
@@ -292,6 +291,8 @@ class LmdbStore:
             try:
                 yield _id(key), *decode_author(self._schema, value)
             except CorruptRecord as error:
+                from feature_store.reading.metrics import count_corrupt  # a store alone needs no metrics
+
                 count_corrupt("author")
                 warn_once(_log, f"{self._path}: author {_id(key)}: {error}")
 

@@ -20,7 +20,6 @@ from redis.asyncio import RedisCluster
 from feature_store.authors import Authors
 from feature_store.events.batch import EventBatch
 from feature_store.merge import require_events, users_times
-from feature_store.reading.metrics import count_corrupt
 from feature_store.records import CorruptRecord, UserBatch, UserRecord, known_users
 from feature_store.redis.author_cache import AuthorCache, Fetched, Rooms
 from feature_store.redis.codec import USER_FIELDS, RedisCodec
@@ -278,6 +277,8 @@ class RedisStore:
         try:
             return None if value is None else self._codec.author(value)
         except CorruptRecord as error:
+            from feature_store.reading.metrics import count_corrupt  # a store alone needs no metrics
+
             count_corrupt("author")
             warn_once(_log, f"{_text(key)}: {error}")
             return None
