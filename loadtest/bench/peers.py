@@ -27,7 +27,7 @@ from loadtest.bench.service_stores import AUTHORS, NOW_MS, filled_store
 from loadtest.bench.store_data import author_ids, user_ids
 from loadtest.bench.untrained import untrained
 from loadtest.load.traffic import rank_bodies
-from loadtest.peers.model import PeerSettings
+from loadtest.peers.model import STORE_SETTINGS, PeerSettings
 from loadtest.process import PATIENT, running_service
 from loadtest.redis_servers import free_port
 from model.figures import report
@@ -125,7 +125,7 @@ class _Run:
         return Traffic(path, self._sizes.bodies)
 
     def service(self) -> Contestant:
-        options: dict[str, Any] = {"cpus": {self.cores.service}, **PATIENT}
+        options: dict[str, Any] = {"cpus": {self.cores.service}, **PATIENT, **STORE_SETTINGS}
         process = self._stack.enter_context(running_service(self._artifact, self._store, **options))
         ours = Contestant("service", process.url, lambda: descendants(process.process.pid))
         self._stack.callback(ours.resume)  # a process that is stopped does not end

@@ -29,6 +29,9 @@ from model.artifact.formula import Formula
 from model.artifact.manifest import CALIBRATION, CANDIDATE_TOWER, USER_TOWER, Artifact
 
 ROUTE = "/rank"
+STORE_SETTINGS = {"FARM_REDIS_AUTHOR_TTL_S": "3600"}
+"""Of every server: those that have no block are stopped, for longer than authors are remembered by default."""
+
 HOST = "127.0.0.1"
 
 
@@ -57,6 +60,7 @@ class PeerSettings:
             "FARM_PEER_STORE": self.store,
             "FARM_PEER_TILED": str(int(self.tiled)),
             "FARM_PEER_PORT": str(self.port),
+            **STORE_SETTINGS,
         }
 
     @classmethod
