@@ -87,6 +87,7 @@ GOOD = json.loads(new_key(["rank"])[1].line())
         (json.dumps({**GOOD, "scope": ["rank"]}), "scope"),
         (json.dumps(GOOD), "is there already"),
     ],
+    ids=["json", "list", "scopes", "scope", "hash", "id", "limit", "expires", "field", "again"],
 )
 def test_a_wrong_line_is_named_but_not_what_it_holds(line: str, says: str) -> None:
     text = "# of the shop\n\n" + json.dumps(GOOD) + "\n" + line
