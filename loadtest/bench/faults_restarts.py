@@ -31,7 +31,7 @@ _ROUND_S = 60.0  # at most, of a restart
 _CALM_S = 2.0  # of load around it
 _HEALTH_S = 0.1  # between two looks at who is ready
 _PATIENCE_S = 60.0
-_GRACE_S = "1"  # from the order to stop, in which load balancers must learn of it: here they look ten times a second
+_GRACE_S = "3"  # from the order to stop, in which every connection that clients keep is used, and so told to end
 
 
 def rolling(ground: Ground) -> dict[str, Any]:
