@@ -33,6 +33,10 @@ class StoreError(Exception):
     """The store cannot do what was asked; one line for whoever runs it."""
 
 
+class StoreUnreachable(StoreError):  # noqa: N818 - it is what was found
+    """Nobody answers at the store's address, or not yet; it may come."""
+
+
 class SchemaMismatch(StoreError):  # noqa: N818 - it is what was found
     """The store holds records of another schema than the one asked for."""
 
@@ -140,7 +144,8 @@ def open_store(
     schema: what the store must hold; None takes what it holds (the default schema when it is created here).
     create: make the store when there is none.
     settings: of a Redis store; None takes them from the environment.
-    Raises SchemaMismatch with the difference, StoreError for a URL that means nothing or a store that is not there.
+    Raises SchemaMismatch with the difference, StoreError for a URL that means nothing or a store that is not there,
+    StoreUnreachable when its server does not answer.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:

@@ -115,8 +115,11 @@ def ingest(
     ] = False,
     metrics_port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Of the worker: serve Prometheus metrics on this port of loopback."),
+        typer.Option(min=0, max=65535, help="Of the worker: serve Prometheus metrics on this port."),
     ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="With --metrics-port: the address that metrics are served on.")
+    ] = "127.0.0.1",
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="List the events that could not be merged.")
     ] = False,
@@ -146,7 +149,7 @@ def ingest(
             done = asyncio.run(room.ingest(url, file, skip=on_error is OnError.skip, progress=_say))
         _say(f"{done.accepted:,} events accepted, {done.skipped:,} skipped")
     elif worker:
-        asyncio.run(room.work(url, metrics_port, _say))
+        asyncio.run(room.work(url, metrics_host, metrics_port, _say))
     else:
         _print_json(asyncio.run(room.dead_letters(url, replay=replay, discard=discard)))
 

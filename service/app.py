@@ -74,7 +74,7 @@ def _documented(runtime: Runtime) -> FastAPI:
     _add_events(app, runtime)
     _add_health(app, runtime)
     _add_reports(app, runtime)
-    install_openapi(app, runtime.store.schema)
+    install_openapi(app, lambda: runtime.store.schema)
     return app
 
 
@@ -117,9 +117,12 @@ def _add_health(app: FastAPI, runtime: Runtime) -> None:
 
     @app.get("/readyz", tags=["operations"], summary="Does it take traffic?", responses=problems(NotReadyError))
     async def readyz() -> Status:
-        """200 from when the model is loaded, checked and warm, until the service is told to stop."""
-        if not runtime.ready:
-            raise NotReadyError("the service is being stopped")
+        """200 from when the model is loaded, checked and warm, until the service is told to stop.
+
+        A store that is down changes nothing: rankings say what they lack.  One that comes and does not fit does.
+        """
+        if runtime.unready:
+            raise NotReadyError(runtime.unready)
         return Status(status="ready")
 
 

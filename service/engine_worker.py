@@ -7,6 +7,7 @@ import gc
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from service.worker import follow_parent, on_signal
 
 if TYPE_CHECKING:
     from service.lifecycle.engine_stage import EngineStage
+
+_BEAT_S = 0.1
 
 
 def work_engine(task: EngineTask, link: Connection) -> None:
@@ -32,10 +35,10 @@ def work_engine(task: EngineTask, link: Connection) -> None:
         link.send(News(failure=one_line(error)))
         raise SystemExit(1) from None
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        runner.run(_serve(stage, link))
+        runner.run(_serve(stage, task, link))
 
 
-async def _serve(stage: EngineStage, link: Connection) -> None:
+async def _serve(stage: EngineStage, task: EngineTask, link: Connection) -> None:
     """Warm up, answer on the sockets and to the parent until it is told to stop, and finish what runs."""
     from service.lifecycle.control import Control
 
@@ -47,8 +50,20 @@ async def _serve(stage: EngineStage, link: Connection) -> None:
         gc.collect()
         gc.freeze()
         control = Control(link, stage.answer)
+        beating = loop.create_task(_beat(stage, task))
         link.send(news)
         await stopped.wait()
+        beating.cancel()
         control.close()
     finally:
         await stage.close()
+
+
+async def _beat(stage: EngineStage, task: EngineTask) -> None:
+    """So that the parent sees this loop turn, and its batches end."""
+    from service.lifecycle.pulses import Pulse, Pulses
+
+    pulses = Pulses(task.pulses)
+    while True:
+        pulses.set(task.row, Pulse(time.monotonic(), stage.busy_s()))
+        await asyncio.sleep(_BEAT_S)

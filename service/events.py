@@ -34,11 +34,11 @@ async def accept_events(runtime: Runtime, body: bytes, request_id: str) -> bytes
 
     ServiceError when it is no good request (then nothing is kept of it) or they are not known to be durable.
     """
-    loop = asyncio.get_running_loop()
+    loop, source = asyncio.get_running_loop(), runtime.source
     # 1,000 events take milliseconds, for which the event loop would answer nobody
-    batch = await loop.run_in_executor(runtime.pool, parse_body, body, runtime.store.schema, int(1000 * time.time()))
+    batch = await loop.run_in_executor(runtime.pool, parse_body, body, source.store.schema, int(1000 * time.time()))
     with _as_service_errors(request_id):
-        await runtime.sink.accept(batch)
+        await source.sink.accept(batch)
     count_accepted(batch)
     return orjson.dumps({"accepted": len(batch), "request_id": request_id})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -151,17 +151,20 @@ def problems(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def install_openapi(app: FastAPI, schema: RecordSchema) -> None:
-    """Make `app.openapi` give the whole document.  schema: of the store."""
+def install_openapi(app: FastAPI, schema_now: Callable[[], RecordSchema]) -> None:
+    """Make `app.openapi` give the whole document.  schema_now: of the store, which may come later than the service."""
+    described: RecordSchema | None = None
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        nonlocal described
+        schema = schema_now()
+        if app.openapi_schema is None or schema is not described:
             made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             made["components"]["schemas"] |= {
                 model.__name__: _schema(model) for model in (RankRequest, Candidate, Problem)
             }
             made["components"]["schemas"] |= _schema(Problem).pop("$defs", {}) | event_schemas(schema, _SCHEMAS)
-            app.openapi_schema = made
+            app.openapi_schema, described = made, schema
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]

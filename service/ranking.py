@@ -26,6 +26,7 @@ from service.errors import EngineUnavailableError, ForbiddenStepError
 from service.freshness import show_freshness
 from service.lifecycle.serving import Serving
 from service.lifecycle.shadow import Answered
+from service.lifecycle.source import Source
 from service.metrics import observe_ranking
 from service.parse import Query, parse_query
 from service.runtime import Runtime
@@ -66,28 +67,29 @@ async def warm_up(runtime: Runtime) -> None:
 async def _rank(runtime: Runtime, ask: Ask, watch: Stopwatch) -> tuple[bytes, Sequence[str]]:
     """The answer, and what it lacks."""
     with runtime.entrance.enter(ask, runtime.scorer.costs) as visit:
-        query = parse_query(ask.body, runtime.store.schema.ids, runtime.settings.max_candidates)
+        source = runtime.source
+        query = parse_query(ask.body, source.store.schema.ids, runtime.settings.max_candidates)
         if query.debug:
             ask.caller.require("explain")
         visit.is_for(len(query.author_ids), query.deadline_ms)
         watch.lap("parse")
         serving = runtime.serving.choose(query.user_id)
         with serving.use():
-            answer, degraded = await _answer(runtime, serving, query, visit, ask.request_id, watch)
+            answer, degraded = await _answer(runtime, source, serving, query, visit, ask.request_id, watch)
         visit.took(watch.own_s())
     return answer, degraded
 
 
 async def _answer(
-    runtime: Runtime, serving: Serving, query: Query, visit: Visit, request_id: str, watch: Stopwatch
+    runtime: Runtime, source: Source, serving: Serving, query: Query, visit: Visit, request_id: str, watch: Stopwatch
 ) -> tuple[bytes, Sequence[str]]:
     """By one model, from the first step to the last; and what the answer lacks."""
     now_ms = int(1000 * time.time()) if query.now_ms is None else query.now_ms
-    features = await _read(runtime, serving.model.view, query, now_ms, visit)
+    features = await _read(source, serving.model.view, query, now_ms, visit)
     watch.lap("store")
     score = await _score(serving, features, visit)
     watch.lap_scored(score)
-    rows = _best(runtime, serving, query, features, score.probabilities)
+    rows = _best(source, serving, query, features, score.probabilities)
     watch.lap("formula")
     debug = show_freshness(features.found.user, features.users, now_ms) if query.debug else None
     model, timing = serving.model, watch.timing_ms()
@@ -99,11 +101,11 @@ async def _answer(
     return content, features.degraded
 
 
-async def _read(runtime: Runtime, view: ModelView, query: Query, now_ms: int, visit: Visit) -> Features:
+async def _read(source: Source, view: ModelView, query: Query, now_ms: int, visit: Visit) -> Features:
     """A store that fails makes an answer with less in it, not an error, but for steps that a setting forbids."""
     live_ids = None if (query.live_ids == MISSING).all() else query.live_ids
     try:
-        reading = await runtime.reader.read(query.user_id, query.author_ids, live_ids, visit.store_s())
+        reading = await source.reader.read(query.user_id, query.author_ids, live_ids, visit.store_s())
     except StepForbidden as error:
         raise ForbiddenStepError(str(error)) from error
     visit.has_read()
@@ -143,12 +145,12 @@ def _inputs(view: ModelView, query: Query, found: StoreAnswer, now_ms: int) -> t
     return users, candidates
 
 
-def _best(runtime: Runtime, serving: Serving, query: Query, features: Features, probabilities: np.ndarray) -> Rows:
+def _best(source: Source, serving: Serving, query: Query, features: Features, probabilities: np.ndarray) -> Rows:
     """Best first, at most top_k.  probabilities [C, T], calibrated"""
     model = serving.model
     scores = serving.formula.score(probabilities, model.tasks)
     order = np.argsort(-scores, kind="stable")[: query.top_k]
-    if runtime.store.schema.ids == "string":  # a hash means nothing to the client
+    if source.store.schema.ids == "string":  # a hash means nothing to the client
         authors = [query.given_authors[row] for row in order.tolist()]
         lives = [query.given_lives[row] for row in order.tolist()]
     else:

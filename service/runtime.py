@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from feature_store.events.sink import Sink, open_sink
-from feature_store.reading.reader import LadderReader
+from feature_store.absent import AbsentStore
 from feature_store.reading.settings import reading_settings
 from feature_store.redis.url import redact
-from feature_store.store import FeatureStore, StoreError, open_store
+from feature_store.schema import RecordSchema, default_schema
+from feature_store.store import FeatureStore, StoreError
 from model.artifact.formula import Formula
 from service.doors.door import Door
 from service.doors.ring import KeyRing
@@ -22,6 +22,7 @@ from service.lifecycle.pulses import Busy
 from service.lifecycle.serving import Serving, ServingSet
 from service.lifecycle.settings import LifecycleSettings
 from service.lifecycle.shelf import Shelf
+from service.lifecycle.source import Source, SourceKeeper
 from service.lifecycle.stage import Cast, Stage
 from service.scoring.scorer import Scorer
 from service.settings import Settings
@@ -42,14 +43,26 @@ class Runtime:
 
     settings: Settings
     stage: Stage
-    store: FeatureStore
-    reader: LadderReader
+    sources: SourceKeeper
     entrance: Entrance
     door: Door
-    sink: Sink
     pool: ThreadPoolExecutor  # parses events
     lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     ready: bool = True
+
+    @property
+    def source(self) -> Source:
+        """What is read: each request asks once."""
+        return self.sources.current
+
+    @property
+    def store(self) -> FeatureStore | AbsentStore:
+        return self.sources.current.store
+
+    @property
+    def unready(self) -> str:
+        """Why it takes no traffic; empty when it does."""
+        return self.sources.unfit if self.ready else "the service is being stopped"
 
     @property
     def serving(self) -> ServingSet:
@@ -83,7 +96,7 @@ class Runtime:
         """After the last answer."""
         await self.stage.close()
         self.pool.shutdown()
-        await self.store.close()
+        await self.sources.close()
 
 
 def load_runtime(
@@ -104,11 +117,10 @@ def load_runtime(
         order = order or static_order(settings)
         models = Models(settings, engines)
         loaded = {model.version: models.open(model) for model in order.models.values()}
-        store = open_store(settings.store)
-        reader = LadderReader(store, reading_settings())
-        sink = open_sink(store)
+        assumed = RecordSchema.load(settings.record_schema) if settings.record_schema else default_schema()
+        sources = SourceKeeper(settings.store, reading_settings(), assumed)
         door = Door(KeyRing(settings.api_keys_file, settings.api_keys.get_secret_value()))
-        check = _fits(settings, store)
+        check = _fits(settings, sources)
         cast_ = Cast.of(order, loaded.__getitem__, check)
     except Exception as error:  # whatever it is, whoever starts the service gets one line
         raise StartError(one_line(error)) from error
@@ -116,17 +128,24 @@ def load_runtime(
     stage = Stage(cast_, shelf, check, lifecycle.keep_previous, on_switch)
     pool = ThreadPoolExecutor(max(1, settings.executor_count), "events")
     entrance = Entrance(settings, stage.serving.current().scorer.costs, batch_tiles(settings, settings.providers[0]))
-    return Runtime(settings, stage, store, reader, entrance, door, sink, pool, lifecycle)
+    sources.follow(lambda store: [_require(settings, store, one.model) for one in stage.serving.all()])
+    return Runtime(settings, stage, sources, entrance, door, pool, lifecycle)
 
 
-def _fits(settings: Settings, store: FeatureStore) -> Check:
+def _fits(settings: Settings, sources: SourceKeeper) -> Check:
     def check(model: Served, formula: Formula) -> None:
         formula.check(model.tasks, model.calibration.hash)
-        missing = model.view.missing_from(store.schema)
-        if missing:
-            raise StoreError(f"store {redact(settings.store)} lacks {', '.join(missing)}, which the model reads")
+        if not isinstance(store := sources.current.store, AbsentStore):
+            _require(settings, store, model)
 
     return check
+
+
+def _require(settings: Settings, store: FeatureStore, model: Served) -> None:
+    """StoreError when a model reads what a store does not have."""
+    missing = model.view.missing_from(store.schema)
+    if missing:
+        raise StoreError(f"store {redact(settings.store)} lacks {', '.join(missing)}, which the model reads")
 
 
 async def _close(loaded: Loaded) -> None:

@@ -22,6 +22,7 @@ class Settings(BaseSettings):
 
     artifact: Path | None = None  # folder made by `farm export`; None: an artifact store says what serves
     store: str  # URL, e.g. lmdb:///var/lib/farm/store
+    record_schema: Path | None = None  # of a store that cannot be reached at the start; None: the default schema
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)  # 0 takes a free one and prints it
     workers: int = Field(default=1, ge=1, le=256)  # processes on the port

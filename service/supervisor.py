@@ -31,7 +31,8 @@ from service.worker import work
 _KILL_AFTER_S = 5.0  # beyond the grace period and the drain timeout
 _ASK_AGAIN_S = 0.5  # a worker that is just being forked does not hear the first time
 _UNKNOWN_EXIT = 255  # multiprocessing's, when the process that forks was killed: the worker may live
-_LOOK_S = 1.0  # at the workers' pulses
+_LOOK_S = 1.0  # at the pulses of the processes
+_PAUSED_S = 5.0  # between two turns: this process was stopped meanwhile, and so perhaps were the others
 
 
 @dataclass
@@ -51,11 +52,14 @@ class Supervisor:
         self._spawner = Spawner()
         self._loads_file, self._pulses_file = self.folder / "connections", self.folder / "pulses"
         self._loads = Loads.create(self._loads_file, self.settings.workers)
-        self.pulses = Pulses.create(self._pulses_file, self.settings.workers)
+        self.pulses = Pulses.create(self._pulses_file, self.settings.workers + self.settings.engine_processes)
         self._engines = [Place("engine", number) for number in range(self.settings.engine_processes)]
         self._workers = [Place("worker", number) for number in range(self.settings.workers)]
         self.places = [*self._engines, *self._workers]
         self._signals, self._announced = 0, False
+        self._looked_at = self._awake_at = (
+            time.monotonic()
+        )  # the last turn; since when there was no pause between turns
         self._woken, self._wake = self._spawner.pipe()
         self.fleet = Fleet(self.order, self.places, lambda: self._wake.send(None))
 
@@ -64,14 +68,20 @@ class Supervisor:
         return self._signals > 0
 
     def wedged(self) -> list[Place]:
-        """Workers that have made no progress for `wedged_s`."""
+        """Processes that have made no progress for `wedged_s`, while this one has."""
         now, most = time.monotonic(), self.lifecycle.wedged_s
-        ready = [place for place in self._workers if place.ready_at is not None]
-        return [place for place in ready if self.pulses.get(place.number).stuck_s(now) > most]
+        if now - self._awake_at < most:
+            return []
+        ready = [place for place in self.places if place.ready_at is not None]
+        return [place for place in ready if self.pulses.get(self._row(place)).stuck_s(now) > most]
 
     def outcomes(self) -> list[Outcomes]:
         """Of each worker, now."""
         return [self.pulses.get(place.number).outcomes for place in self._workers]
+
+    def _row(self, place: Place) -> int:
+        """Of its pulse."""
+        return place.number + (self.settings.workers if place.role == "engine" else 0)
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; the exit code.  1 when a worker cannot start, or had to be killed, with why."""
@@ -115,14 +125,13 @@ class Supervisor:
                 place.start(*self._start(place))
 
     def _start(self, place: Place) -> tuple[BaseProcess, Connection]:
-        order = self.fleet.order
+        order, row = self.fleet.order, self._row(place)
+        self.pulses.clear(row)
         if place.role == "engine":
-            return self._spawner.start(
-                work_engine, EngineTask(self.settings, self.lifecycle, place.number, self.folder, order)
-            )
-        self.pulses.clear(place.number)
+            task = EngineTask(self.settings, self.lifecycle, place.number, self.folder, self._pulses_file, row, order)
+            return self._spawner.start(work_engine, task)
         engines = EngineProcesses(self.folder, len(self._engines), _provider(self._engines))
-        task = Task(
+        work_task = Task(
             self.settings,
             self.lifecycle,
             place.number,
@@ -132,7 +141,7 @@ class Supervisor:
             order,
             engines if self._engines else None,
         )
-        return self._spawner.start(work, task)
+        return self._spawner.start(work, work_task)
 
     def _wait(self) -> None:
         """Until a process tells something or ends, or is to be started, or looked at, or something is asked of us."""
@@ -151,10 +160,15 @@ class Supervisor:
                     self.fleet.heard(place, heard)
 
     def _kill_wedged(self) -> None:
+        """After all processes were stopped and continued together, nobody is killed for it."""
+        now, before = time.monotonic(), self._looked_at
+        self._looked_at = now
+        if now - before > _PAUSED_S:
+            self._awake_at = now
         for place in self.wedged():
             assert place.process is not None
-            self.pulses.clear(place.number)
-            fail(f"worker {place.process.pid} made no progress for {self.lifecycle.wedged_s:g} s: it is killed")
+            self.pulses.clear(self._row(place))
+            fail(f"{place.role} {place.process.pid} made no progress for {self.lifecycle.wedged_s:g} s: it is killed")
             _signal([place], signal.SIGKILL)
 
     def _clear_ended(self) -> None:
@@ -176,7 +190,7 @@ class Supervisor:
         fail(f"{reason}; starting another in {pause:g} s{again}")
         if place.role == "worker":
             self._loads.set(place.number, CLOSED)
-            self.pulses.clear(place.number)
+        self.pulses.clear(self._row(place))
         self.on_end(process.pid)
         place.clear(ends, now + pause)
         self.fleet.ended(place, reason)

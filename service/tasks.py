@@ -82,7 +82,7 @@ class Task:
     number: int  # from 0
     listener: socket.socket  # bound, the same of all workers
     loads: Path  # of all workers' connections
-    pulses: Path  # of all workers' progress
+    pulses: Path  # of all processes' progress
     order: Order
     engines: EngineProcesses | None  # None: the worker runs the towers
 
@@ -95,6 +95,8 @@ class EngineTask:
     lifecycle: LifecycleSettings
     number: int  # its place in settings.devices
     folder: Path  # for its sockets
+    pulses: Path  # of all processes' progress
+    row: int  # of them, its own
     order: Order
 
 

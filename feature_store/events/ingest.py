@@ -55,10 +55,10 @@ async def ingest(url: str, lines: Iterable[bytes], skip: bool, progress: Say) ->
     return Ingested(accepted, skipped)
 
 
-async def work(url: str, metrics_port: int | None, say: Say) -> None:
+async def work(url: str, metrics_host: str, metrics_port: int | None, say: Say) -> None:
     """Merge the log of the store at `url` until SIGTERM or SIGINT; what is in hand then is finished.
 
-    metrics_port: of Prometheus metrics, on loopback; 0 takes a free one and says which.
+    metrics_port: of Prometheus metrics, on metrics_host; 0 takes a free one and says which; None: no metrics.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     stop = asyncio.Event()
@@ -69,8 +69,8 @@ async def work(url: str, metrics_port: int | None, say: Say) -> None:
         assert isinstance(store, RedisStore), "only Redis has a log"
         name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         if metrics_port is not None:
-            server, _ = start_http_server(metrics_port, "127.0.0.1")
-            say(f"metrics on http://127.0.0.1:{server.server_port}/metrics")
+            server, _ = start_http_server(metrics_port, metrics_host)
+            say(f"metrics on http://{metrics_host}:{server.server_port}/metrics")
         say(f"worker {name} merges the log of {store.link.where}")
         await EventWorker(log, store, name, WorkerSettings(claim_idle_ms=store.settings.claim_idle_ms)).run(stop)
     say("stopped")

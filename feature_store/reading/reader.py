@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from feature_store.reading.parts import PartedStore
 from feature_store.reading.settings import ReadingSettings, Word
 from feature_store.records import UserRecord
 from feature_store.schema import MISSING
-from feature_store.store import FeatureStore, StoreAnswer, StoreError
+from feature_store.store import StoreAnswer, StoreError
 
 _MB = 1 << 20
 _SHOW_EVERY_S = 1.0
@@ -40,6 +40,15 @@ _NOBODY = Authors.of({})
 _LEAST_TRIAL = 0.25  # of the budget: a reading that had less tells nothing of the store
 
 _log = logging.getLogger(__name__)
+
+
+class Readable(Protocol):
+    """What of a FeatureStore is used here."""
+
+    async def read(
+        self, user_id: int, author_ids: Sequence[int] | np.ndarray, live_ids: np.ndarray | None = None
+    ) -> StoreAnswer:
+        """As FeatureStore."""
 
 
 class StepForbidden(StoreError):  # noqa: N818 - it is what was found
@@ -86,9 +95,7 @@ class LadderReader:
         reading.found.user, reading.degraded  # a record, ("stale_history",)
     """
 
-    def __init__(
-        self, store: FeatureStore, settings: ReadingSettings, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: Readable, settings: ReadingSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self.last_good = LastGood(settings.last_good_mb * _MB, settings.last_good_age_s)
         self.breaker = Breaker(
             settings.failures_in_row,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from redis import exceptions
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from feature_store.store import StoreError
+from feature_store.store import StoreError, StoreUnreachable
 
 REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError)
 """Whatever the client library raises when a server, or the way to it, fails."""
@@ -55,6 +55,23 @@ _LINES: tuple[tuple[type[BaseException], Callable[[BaseException], str]], ...] =
 )
 """Most telling first: the first kind that is found anywhere in the chain of causes."""
 
+_UNREACHABLE = frozenset(
+    {
+        socket.gaierror,
+        ConnectionRefusedError,
+        FileNotFoundError,
+        exceptions.BusyLoadingError,
+        exceptions.SlotNotCoveredError,
+        exceptions.ClusterDownError,
+        exceptions.TimeoutError,
+        TimeoutError,
+        MasterNotFoundError,
+        exceptions.ConnectionError,
+        OSError,
+    }
+)
+"""Kinds that may go away by themselves: the server is away, or on its way."""
+
 
 def as_store_error(error: BaseException, where: str) -> StoreError:
     """One line for whoever runs it.  where: RedisUrl.where.  `raise as_store_error(e, where) from e`."""
@@ -64,7 +81,8 @@ def as_store_error(error: BaseException, where: str) -> StoreError:
     for kind, line in _LINES:
         for cause in chain:
             if isinstance(cause, kind):
-                return StoreError(f"store {where}: {_node(chain, where)}{line(cause)}")
+                made = StoreUnreachable if kind in _UNREACHABLE else StoreError
+                return made(f"store {where}: {_node(chain, where)}{line(cause)}")
     return StoreError(f"store {where}: {_text(error)}")
 
 
@@ -84,11 +102,11 @@ def first_contact(error: BaseException, where: str) -> StoreError:
         return found
     broke, late = "connection broke" in str(found), "in time" in str(found)
     if broke and not where.startswith(("rediss", "unix")):
-        return StoreError(f"{found}; if the port speaks TLS, use {where.replace('redis', 'rediss', 1)}")
+        return type(found)(f"{found}; if the port speaks TLS, use {where.replace('redis', 'rediss', 1)}")
     if broke and where.startswith("rediss"):  # after the handshake, or it would be an SSLError
-        return StoreError(f"{found}; if the server asks for a client certificate, set {_CLIENT_FILES}")
+        return type(found)(f"{found}; if the server asks for a client certificate, set {_CLIENT_FILES}")
     if late and where.startswith("rediss"):
-        return StoreError(f"{found}; if the port does not speak TLS, use {where.replace('rediss', 'redis', 1)}")
+        return type(found)(f"{found}; if the port does not speak TLS, use {where.replace('rediss', 'redis', 1)}")
     return found
 
 

@@ -24,7 +24,7 @@ from feature_store.redis.errors import REDIS_ERRORS, as_store_error, first_conta
 from feature_store.redis.settings import RedisSettings, settings_of_environment
 from feature_store.redis.together import Together
 from feature_store.redis.url import RedisUrl, parse_url, redact
-from feature_store.store import StoreError
+from feature_store.store import StoreError, StoreUnreachable
 
 __all__ = ["REDIS_ERRORS", "RedisLink", "as_store_error", "redact", "store_errors"]
 
@@ -136,7 +136,7 @@ class RedisLink:
         try:
             return await self._check()
         except MasterNotFoundError as error:
-            raise StoreError(f"store {self.where}: {await self._why_no_master()}") from error
+            raise await self._no_master() from error
         except REDIS_ERRORS as error:
             raise first_contact(error, self.where) from error
 
@@ -186,9 +186,10 @@ class RedisLink:
         for server in await self.primaries():
             await server.ping()
             info: dict[str, Any] = await server.info()
-            reason = refusal(info, self.settings.allow_eviction, self.is_cluster) or await self._incomplete(server)
-            if reason:
+            if reason := refusal(info, self.settings.allow_eviction, self.is_cluster):
                 raise StoreError(f"store {self.where}: {reason}")
+            if reason := await self._incomplete(server):
+                raise StoreUnreachable(f"store {self.where}: {reason}")
             names.add(server_name(info))
         return ", ".join(sorted(names))
 
@@ -201,7 +202,7 @@ class RedisLink:
             return None
         return f"the cluster is not complete: {served} of {REDIS_CLUSTER_HASH_SLOTS} slots have a master"
 
-    async def _why_no_master(self) -> str:
+    async def _no_master(self) -> StoreError:
         sentinels = self._here().sentinels
         assert sentinels is not None, "only sentinels know no master"
         reason = "no sentinel answers"
@@ -212,7 +213,12 @@ class RedisLink:
                 reason = f"no sentinel answers; the last one: {str(as_store_error(error, '')).partition(': ')[2]}"
                 continue
             if self._url.master in known:
-                return f"the sentinels say that the master {self._url.master!r} is down; another may follow in seconds"
+                reason = (
+                    f"the sentinels say that the master {self._url.master!r} is down; another may follow in seconds"
+                )
+                break
             names = ", ".join(sorted(map(str, known))) or "none"
-            return f"the sentinels know no master {self._url.master!r}; they know {names}"
-        return reason
+            return StoreError(
+                f"store {self.where}: the sentinels know no master {self._url.master!r}; they know {names}"
+            )
+        return StoreUnreachable(f"store {self.where}: {reason}")

@@ -18,7 +18,7 @@ from loadtest.bench.faults_answers import wrong_answers
 from loadtest.bench.faults_lab import Ground, unanswered
 from loadtest.bench.service_lab import Service
 from loadtest.load.trace import NO_ANSWER, Trace
-from loadtest.process import ServiceProcess
+from loadtest.process import PATIENT, ServiceProcess
 from loadtest.proxy import TcpProxy, tcp_proxy
 from loadtest.redis_servers import wait_until
 from model.figures import claim
@@ -31,7 +31,10 @@ _ROUND_S = 60.0  # at most, of a restart
 _CALM_S = 2.0  # of load around it
 _HEALTH_S = 0.1  # between two looks at who is ready
 _PATIENCE_S = 60.0
-_GRACE_S = "3"  # from the order to stop, in which every connection that clients keep is used, and so told to end
+_ROLLING = {**PATIENT, "FARM_GRACE_S": "3"}
+"""Environment: a grace period in which every connection that clients keep is used, and so told to end; and nobody is
+refused, because here both instances share one core with the start of the next, which a fleet's do not.
+"""
 
 
 def rolling(ground: Ground) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def rolling(ground: Ground) -> dict[str, Any]:
     store = lab.store("lmdb")
     with ExitStack() as first, ExitStack() as second:
         stacks = [first, second]
-        running = [stack.enter_context(lab.another(store, FARM_GRACE_S=_GRACE_S)) for stack in stacks]
+        running = [stack.enter_context(lab.another(store, **_ROLLING)) for stack in stacks]
         rate = _ROLLING_LOAD * ground.peak(running[0], "lmdb")
         with pinned({lab.cores.others}), tcp_proxy(_port(running[0])) as proxy, _balanced(proxy, running):
             url = f"http://127.0.0.1:{proxy.port}"
@@ -72,7 +75,7 @@ def _restart(ground: Ground, store: str, stacks: list[ExitStack], running: list[
     time.sleep(_CALM_S)
     status = running[place].process.stop()
     stacks[place].close()
-    running[place] = stacks[place].enter_context(ground.lab.another(store, FARM_GRACE_S=_GRACE_S))
+    running[place] = stacks[place].enter_context(ground.lab.another(store, **_ROLLING))
     time.sleep(_CALM_S)
     return status
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import time
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -41,8 +42,8 @@ class Client(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        """Connected, and not waiting for an answer."""
-        return self._transport is not None and self._asked is None
+        """Connected, not waiting for an answer, and not closed by the server, which is looked at before each use."""
+        return self._transport is not None and self._asked is None and not self._ended.poll(0)
 
     async def connect(self, host: str, port: int) -> None:
         """OSError when nobody listens."""
@@ -67,6 +68,8 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._parser = httptools.HttpResponseParser(self)
+        self._ended = select.poll()
+        self._ended.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
         self._on_free(self)
 
     def data_received(self, data: bytes) -> None:

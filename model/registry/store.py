@@ -151,10 +151,11 @@ class ArtifactStore:
             self.replace_pointer(proposed, proposed.number - 1)
         return proposed
 
-    def rollback(self, by: str | None = None, expected_number: int | None = None) -> Pointer:
-        """Return to the model, formula and split of before, without a shadow; again, to those before that.
+    def propose_rollback(self, by: str | None = None, expected_number: int | None = None) -> Pointer:
+        """The pointer that would return to the model, formula and split of before, without a shadow.
 
         expected_number: of the pointer to leave; PointerConflictError when another one serves by now.
+        RegistryError when there is nothing to return to, or it is not complete.
         """
         current = self.read_pointer()
         if current is None or current.previous is None:
@@ -167,8 +168,12 @@ class ArtifactStore:
         for version in versions_of(earlier.model, earlier.split, None):
             self._fit(version, earlier.formula)
         update = {"number": current.number + 1, "shadow": None, "at": datetime.now(UTC), "by": by or whoami()}
-        pointer = earlier.model_copy(update=update)
-        self.replace_pointer(pointer, current.number)
+        return earlier.model_copy(update=update)
+
+    def rollback(self, by: str | None = None, expected_number: int | None = None) -> Pointer:
+        """`propose_rollback`, and replace the pointer by it; again, by what was before that.  PointerConflictError."""
+        pointer = self.propose_rollback(by, expected_number)
+        self.replace_pointer(pointer, pointer.number - 1)
         return pointer
 
     def _fit(self, version: str, formula: Formula | None) -> str:

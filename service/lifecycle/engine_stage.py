@@ -81,6 +81,11 @@ class EngineStage:
                 await self._keep()
         return None
 
+    def busy_s(self) -> float:
+        """How long the batch that has run longest has been running; 0 when none runs."""
+        versions = self._shelf.versions()
+        return max((self._shelf[version].scorer.busy_s() for version in versions), default=0.0)
+
     async def close(self) -> None:
         await self._shelf.keep(())
 

@@ -99,7 +99,7 @@ class Keeper:
         with self._lock:
             pointer = quietly_now(lambda: self.store.propose(version, by=by))
             if pointer.number != self.pointer.number:
-                self._change(pointer, lambda: self.store.replace_pointer(pointer, pointer.number - 1))
+                self._change(pointer, publish=True)
 
     def rollback(self, by: str) -> None:
         """Everywhere, to what served before.  As `activate`."""
@@ -107,14 +107,16 @@ class Keeper:
             self._rollback(by)
 
     def _rollback(self, by: str) -> None:
-        self._change(quietly_now(lambda: self.store.rollback(by, self.pointer.number)))
+        pointer = quietly_now(lambda: self.store.propose_rollback(by, self.pointer.number))
+        self._change(pointer, publish=True)
 
-    def _change(self, pointer: Pointer, publish: Callable[[], None] = lambda: None) -> None:
-        """publish: called when all have prepared it, before any has switched; what it raises undoes the change."""
+    def _change(self, pointer: Pointer, publish: bool = False) -> None:
+        """publish: replace the pointer when all have prepared it, before any has switched; a failure undoes all."""
         try:
             self._fleet.prepare(self._order(pointer), self._settings.prepare_within_s)
             try:
-                publish()
+                if publish:
+                    self.store.replace_pointer(pointer, pointer.number - 1)
             except Exception as error:
                 self._fleet.abort(one_line(error))
                 raise

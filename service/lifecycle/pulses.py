@@ -1,4 +1,4 @@
-"""Each worker's progress, in memory that the parent reads: whether it lives, and how its model does.
+"""The progress of each process, in memory that the parent reads: whether it lives, and how its model does.
 
 Times are time.monotonic(), which all processes of a machine share.
 """
@@ -34,7 +34,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Pulse:
-    """One worker's."""
+    """Of one process."""
 
     beat: float = 0.0  # when its event loop last turned; 0: not yet
     busy_s: float = 0.0  # how long, at that time, the oldest batch had been running
@@ -49,32 +49,32 @@ class Pulse:
 
 
 class Pulses:
-    """Of all workers."""
+    """Of all processes, each in a row of its own."""
 
     def __init__(self, file: Path) -> None:
         """file: made by `create`."""
         with file.open("r+b") as opened:
             self._mapped = memoryview(mmap.mmap(opened.fileno(), 0))
-        self._times = self._mapped.cast("d")  # [workers * fields]
+        self._times = self._mapped.cast("d")  # [processes * fields]
         self._counts = self._mapped.cast("q")  # the same memory
 
     @classmethod
-    def create(cls, file: Path, workers: int) -> Pulses:
-        file.write_bytes(bytes(_NUMBER_BYTES * _FIELDS * workers))
+    def create(cls, file: Path, processes: int) -> Pulses:
+        file.write_bytes(bytes(_NUMBER_BYTES * _FIELDS * processes))
         return cls(file)
 
-    def set(self, worker: int, pulse: Pulse) -> None:
-        row, outcomes = worker * _FIELDS, pulse.outcomes
+    def set(self, process: int, pulse: Pulse) -> None:
+        row, outcomes = process * _FIELDS, pulse.outcomes
         self._times[row], self._times[row + 1] = pulse.beat, pulse.busy_s
         counts = (outcomes.number, outcomes.requests, outcomes.faults, outcomes.spoilt)
         for place, count in enumerate(counts, row + 2):
             self._counts[place] = count
 
-    def get(self, worker: int) -> Pulse:
-        row = worker * _FIELDS
+    def get(self, process: int) -> Pulse:
+        row = process * _FIELDS
         outcomes = Outcomes(*(self._counts[place] for place in range(row + 2, row + 6)))
         return Pulse(self._times[row], self._times[row + 1], outcomes)
 
-    def clear(self, worker: int) -> None:
-        """Its worker has ended."""
-        self.set(worker, Pulse())
+    def clear(self, process: int) -> None:
+        """It has ended."""
+        self.set(process, Pulse())

@@ -168,6 +168,22 @@ def test_what_nothing_was_before_cannot_be_rolled_back(keeper: Keeper) -> None:
     assert keeper.pointer.number == 1
 
 
+def test_a_rollback_that_is_refused_leaves_the_pointer(
+    keeper: Keeper, store: ArtifactStore, supervisor: Supervisor
+) -> None:
+    another(store, 2.0)
+    wait_until(lambda: keeper.pointer.number == 2)
+    supervisor.processes[1].refuse = "no memory"
+    with pytest.raises(ChangeError, match="no memory"):
+        keeper.rollback("test")
+    pointer = store.read_pointer()
+    assert pointer is not None
+    assert pointer.number == 2
+    supervisor.processes[1].refuse = ""
+    keeper.rollback("test")
+    assert keeper.pointer.number == 3
+
+
 def test_an_activation_that_another_instance_precedes_is_undone(
     keeper: Keeper, store: ArtifactStore, supervisor: Supervisor, artifact: Path, tmp_path: Path
 ) -> None:

@@ -30,8 +30,9 @@ def admin(service: ServiceProcess, path: str) -> httpx.Response:
 
 
 def engine_pid(service: ServiceProcess) -> int:
+    """0 while there is none."""
     (pid,) = [worker["pid"] for worker in admin(service, "/workers").json() if worker["role"] == "engine"]
-    return int(pid)
+    return int(pid or 0)
 
 
 def test_workers_share_an_engine_process_which_is_replaced_when_it_dies(artifact: Path, store_url: str) -> None:
@@ -50,3 +51,12 @@ def test_workers_share_an_engine_process_which_is_replaced_when_it_dies(artifact
         for _ in range(4):
             assert scores(rank(service)) == expected
         assert service.stop() == 0
+
+
+def test_an_engine_process_that_makes_no_progress_is_replaced(artifact: Path, store_url: str) -> None:
+    with running_service(artifact, store_url, FARM_ENGINE="process", FARM_WEDGED_S="1") as service:
+        stuck = engine_pid(service)
+        os.kill(stuck, signal.SIGSTOP)
+        wait_until(lambda: engine_pid(service) != stuck, "another", WAIT_S)
+        wait_until(lambda: admin(service, "/readyz").status_code == 200, "it is ready", WAIT_S)
+        assert rank(service).status_code == 200
