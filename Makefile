@@ -12,7 +12,7 @@ LOCKS := requirements/dev.txt requirements/torch.txt
 UV := $(shell command -v uv 2>/dev/null)
 DEMO := demo
 AUDIT := .venv-audit
-SHIPPED := serve-cpu serve-gpu train
+SHIPPED := serve-cpu serve-gpu train load
 
 ifeq ($(UV),)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -71,7 +71,7 @@ $(AUDIT)/.complete: requirements/audit.txt
 
 # Known vulnerabilities of all that is installed anywhere.  It fails too when they cannot be looked up.
 audit: $(AUDIT)/.complete
-	@status=0; for lock in $(SHIPPED) dev torch audit; do \
+	@status=0; for lock in $(SHIPPED) dev torch audit build; do \
 		$(AUDIT)/bin/pip-audit --strict --progress-spinner off --no-deps --disable-pip -r requirements/$$lock.txt || status=1; \
 	done; test $$status = 0 || { echo "make audit: not clean, or not done: 'could not be audited' above means that PyPI was not reached" >&2; exit 1; }
 

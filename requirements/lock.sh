@@ -13,10 +13,13 @@ compile() {
         --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
         --no-emit-package torch --overrides "$overrides" --output-file "requirements/$out" "$@"
 }
-compile serve-cpu.txt --extra cpu --extra models --extra signing
-compile serve-gpu.txt --extra gpu --extra models --extra signing
-compile train.txt --extra cpu --extra train requirements/torch-needs.in
+compile serve-cpu.txt --extra client --extra cpu --extra models --extra otel --extra signing
+compile serve-gpu.txt --extra client --extra gpu --extra models --extra otel --extra signing
+compile train.txt --extra client --extra cpu --extra train requirements/torch-needs.in
+compile load.txt --extra client requirements/load.in
 compile dev.txt --extra cpu --extra train --extra dev requirements/torch-needs.in
-uv pip compile requirements/audit.in --universal --python-version 3.11 --generate-hashes --quiet \
-    --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-    --output-file requirements/audit.txt
+for tools in audit build; do
+    uv pip compile "requirements/$tools.in" --universal --python-version 3.11 --generate-hashes --quiet \
+        --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+        --output-file "requirements/$tools.txt"
+done

@@ -5,13 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import uuid
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import uvicorn
 from fastapi import FastAPI, Response
-from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,6 +20,7 @@ from service.doors.protocol import guarded
 from service.errors import PROBLEM_JSON, NotReadyError, install_error_handlers, problem_of
 from service.lifecycle.admin import ModelsCollector, add_models
 from service.lifecycle.places import Place
+from service.processes import ProcessesCollector, State, state_of
 from service.release import package_version
 from service.scrape import METRICS_TYPE, Scrape
 
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from service.lifecycle.keeper import Keeper
 
 _LIMITS = Limits(connections=128)
-_STATES = ("starting", "ready", "ended")
 
 
 class WorkerState(BaseModel):
@@ -38,7 +35,7 @@ class WorkerState(BaseModel):
 
     role: Literal["engine", "worker"] = Field(description="engine: runs the towers for the workers")
     pid: int | None
-    state: Literal["starting", "ready", "ended"]
+    state: State
     restarts: int
     model_version: str | None
 
@@ -71,7 +68,7 @@ def create_admin(
 ) -> FastAPI:
     """The application of the admin port.  keeper: of the models; None where one artifact serves for ever."""
     app = FastAPI(title="FARM ranker, administration", version=package_version(), redirect_slashes=False)
-    collectors: list[Collector] = [_WorkersCollector(service)]
+    collectors: list[Collector] = [ProcessesCollector(service.places)]
     if keeper is not None:
         collectors.append(ModelsCollector(keeper))
     not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready", "content": {PROBLEM_JSON: {}}}}
@@ -119,7 +116,7 @@ def _state(place: Place) -> WorkerState:
     return WorkerState(
         role=place.role,
         pid=None if process is None else process.pid,
-        state="ready" if ready else "ended" if process is None else "starting",
+        state=state_of(place),
         restarts=place.restarts,
         model_version=place.model_version if ready else None,
     )
@@ -134,22 +131,6 @@ def _require_ready(service: Supervised) -> None:
         raise NotReadyError(f"{ready} of {len(service.places)} processes are ready")
 
 
-class _WorkersCollector(Collector):
-    """Metrics of the parent itself."""
-
-    def __init__(self, service: Supervised) -> None:
-        self._service = service
-
-    def collect(self) -> Iterable[Metric]:
-        found = [state for state in states(self._service) if state.role == "worker"]
-        workers = GaugeMetricFamily("farm_workers", "Workers by state.", labels=["state"])
-        for state in _STATES:
-            workers.add_metric([state], sum(worker.state == state for worker in found))
-        restarts = CounterMetricFamily("farm_worker_restarts_total", "Workers that ended and were replaced.")
-        restarts.add_metric([], sum(worker.restarts for worker in found))
-        return workers, restarts
-
-
 class AdminServer:
     """Serves an application in a thread of its own, on a socket that listens already."""
 
@@ -161,6 +142,7 @@ class AdminServer:
             ws="none",
             lifespan="off",
             access_log=False,
+            log_config=None,
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=1,

@@ -19,7 +19,7 @@ from service.doors.limits import Limits
 from service.errors import NotReadyError, install_error_handlers, problem_of
 from service.events import accept_events, counting_rejections
 from service.express import OnError, express
-from service.metrics import name_model
+from service.metrics import name_models
 from service.openapi import events_body, events_responses, install_openapi, problems, rank_body, rank_responses
 from service.ranking import rank
 from service.release import package_version
@@ -39,8 +39,7 @@ def create_app(runtime: Runtime) -> ASGIApp:
     """The service over `runtime`, which it closes when it stops."""
     app = _documented(runtime)
     on_error = cast(OnError, app.exception_handlers[Exception])
-    model = runtime.model
-    name_model(model.version, model.manifest.arch, model.provider)
+    name_models(runtime.serving.all())
     return Telemetry(Doorway(app, runtime.door, on_error), _ROUTES)
 
 

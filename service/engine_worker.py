@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from uvicorn.loops.auto import auto_loop_factory
 
+from feature_store.logs import set_up_logs
 from service.tasks import EngineTask, News
 from service.worker import follow_parent, on_signal
 
@@ -26,6 +27,7 @@ def work_engine(task: EngineTask, link: Connection) -> None:
     """The whole life of an engine process."""
     on_signal(lambda: sys.exit(0))  # nobody is served yet
     threading.Thread(target=follow_parent, daemon=True).start()
+    set_up_logs("engine")
     from service.lifecycle.engine_stage import EngineStage  # after the process has its signals: it takes a while
     from service.lifecycle.failure import one_line
 

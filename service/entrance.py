@@ -17,7 +17,6 @@ from service.scoring.scorer import USER_TILES
 from service.settings import Settings
 
 _BATCHES = 2  # of each executor, one that runs and one that waits, for which nobody is refused
-_SHOW_EVERY_S = 1.0
 
 
 class Entrance:
@@ -34,7 +33,6 @@ class Entrance:
             user_tiles=USER_TILES,
         )
         self._door, self._tile, self._default_ms = Admission(costs, limits), settings.tile, settings.deadline_ms
-        self._show_at = 0.0
 
     def enter(self, ask: Ask, costs: CostModel) -> Visit:
         """costs: of the model that answers now.  OverloadedError, KeyBusyError, DeadlineExceededError."""
@@ -46,10 +44,11 @@ class Entrance:
         found = door.admit(tiles, 1, ask.priority, caller.id or None, deadline_at, now, caller.limit)
         if isinstance(found, Refusal):
             _refuse(found, ask, deadline_at - now)
-        if now >= self._show_at:
-            self._show_at = now + _SHOW_EVERY_S
-            show_queue(door)
         return Visit(ask, found, costs, now, deadline_at, self._tile)
+
+    def show(self) -> None:
+        """What is in the queue, in the metrics: now and then, because a gauge costs more than to admit."""
+        show_queue(self._door)
 
 
 class Visit:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
@@ -21,8 +20,9 @@ from service.doors.guard import Guard
 from service.doors.limits import Limits
 from service.doors.protocol import GuardedProtocol
 from service.errors import REQUEST_ID_HEADER, ServiceError
-from service.metrics import count_request
-from service.telemetry import request_id_of
+from service.metrics import count_answer, observe_request
+from service.observe.trail import Trail, begin, end
+from service.observe.w3c import TRACE_RESPONSE
 
 Post = Callable[[Any, Any, str], Awaitable[bytes]]
 """Of a scope, its `receive` and the request's id makes the JSON of the answer."""
@@ -31,6 +31,7 @@ OnError = Callable[[Request, Exception], Awaitable[Response]]
 
 _LEFT = 499  # status of a request whose client did not wait, as metrics name it
 _HEAD = f"content-length: %d\r\ncontent-type: {JSON}\r\n{REQUEST_ID_HEADER.lower()}: %b\r\n".encode()
+_TRACE = b"%b: %%b\r\n" % TRACE_RESPONSE
 _CLOSE = b"connection: close\r\n"
 
 _log = logging.getLogger(__name__)
@@ -62,28 +63,33 @@ class ExpressProtocol(GuardedProtocol):
         task.add_done_callback(self.tasks.discard)
 
     async def _rank(self, cycle: RequestResponseCycle) -> None:
-        start, status = time.perf_counter(), _LEFT
-        scope: Any = cycle.scope
-        request_id = scope["state"]["request_id"] = request_id_of(scope)
+        status, scope = _LEFT, cast(Any, cycle.scope)
+        trail = begin(scope["headers"])
+        scope["state"]["request_id"] = trail.request_id
         try:
-            content = await self._post(scope, cycle.receive, request_id)
+            content = await self._post(scope, cycle.receive, trail.request_id)
             if self.flow.write_paused:
                 await self.flow.drain()
             self._under_way, status = None, 200  # the answer may start the next request of the connection
-            self._answer(cycle, request_id.encode(), content)
+            count_answer(self._path, status)
+            self._answer(cycle, trail, content)
         except Exception as error:
             self._under_way = None
-            status = await self._fail(cycle, request_id, error)
+            status = await self._fail(cycle, trail, error)
         finally:
-            count_request(self._path, status, time.perf_counter() - start)
+            if status == _LEFT:
+                count_answer(self._path, status)
+            observe_request(self._path, end(trail, "POST", self._path, status))
 
-    def _answer(self, cycle: RequestResponseCycle, request_id: bytes, content: bytes) -> None:
+    def _answer(self, cycle: RequestResponseCycle, trail: Trail, content: bytes) -> None:
         """In one write."""
         if cycle.disconnected:
             return
         defaults = self.server_state.default_headers
         parts = [STATUS_LINE[200], *(b"%b: %b\r\n" % header for header in defaults)]
-        parts.append(_HEAD % (len(content), request_id))
+        parts.append(_HEAD % (len(content), trail.request_id.encode()))
+        if trail.span is not None:
+            parts.append(_TRACE % trail.span.header())
         cycle.keep_alive = cycle.keep_alive and (b"connection", b"close") not in defaults
         if not cycle.keep_alive and (b"connection", b"close") not in defaults:
             parts.append(_CLOSE)
@@ -94,14 +100,17 @@ class ExpressProtocol(GuardedProtocol):
             self.transport.close()
         cycle.on_response()
 
-    async def _fail(self, cycle: RequestResponseCycle, request_id: str, error: Exception) -> int:
+    async def _fail(self, cycle: RequestResponseCycle, trail: Trail, error: Exception) -> int:
         """The status of the problem that was sent."""
         scope: Any = cycle.scope
         response = await self._on_error(Request(scope), error)
-        response.headers[REQUEST_ID_HEADER] = request_id
+        response.headers[REQUEST_ID_HEADER] = trail.request_id
+        if trail.span is not None:
+            response.headers[TRACE_RESPONSE.decode()] = trail.span.header().decode()
+        count_answer(self._path, response.status_code)
         await response(scope, cast(Any, cycle.receive), cast(Any, cycle.send))
         if not isinstance(error, (ServiceError, ClientDisconnect)):
-            _log.error("request %s", request_id, exc_info=error)
+            _log.error("request %s", trail.request_id, exc_info=error)
         return response.status_code
 
 

@@ -25,7 +25,14 @@ def show_freshness(user: UserRecord | None, inputs: UserInputs, now_ms: int) -> 
 
 
 def _history(stored: np.ndarray | None, read: int, now_ms: int) -> dict[str, int | None]:
-    if stored is None or len(stored) == 0:
+    if stored is None:
         return {"events": read, "stored": 0, "newest_age_ms": None}
+    return {"events": read, "stored": len(stored), "newest_age_ms": newest_age_ms(stored, now_ms)}
+
+
+def newest_age_ms(stored: np.ndarray, now_ms: int) -> int | None:
+    """Of the newest of a history's events [E]; None when there is none, or its time is not known."""
+    if len(stored) == 0:
+        return None
     newest = int(known_at(stored).max())  # [E]; MISSING is the least of all
-    return {"events": read, "stored": len(stored), "newest_age_ms": None if newest == MISSING else now_ms - newest}
+    return None if newest == MISSING else now_ms - newest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     Counter,
@@ -17,6 +18,10 @@ from prometheus_client import (
 )
 
 from feature_store.events.batch import EventBatch
+from feature_store.metered import metered
+
+if TYPE_CHECKING:
+    from service.lifecycle.serving import Serving
 
 STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "hand_over", "formula", "serialise")
 DEGRADED = ("stale_history", "no_history", "corrupt_history", "unknown_authors", "stale_authors")
@@ -30,6 +35,7 @@ REJECTED = (
     "store-unavailable",
 )
 
+_CANDIDATES = (1, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
@@ -42,12 +48,17 @@ _stage_seconds = Histogram(
     "farm_rank_stage_duration_seconds", "Time of a ranking, by stage.", ["stage"], buckets=_BUCKETS_S
 )
 _degraded = Counter("farm_rank_degraded_total", "Answers that lacked something, by reason.", ["reason"])
+_candidates = Histogram("farm_rank_candidates", "Candidates of a ranking.", buckets=_CANDIDATES)
+_unknown = Counter("farm_rank_unknown_candidates_total", "Candidates whose author the store does not know.")
 _accepted = Counter("farm_events_accepted_total", "Events answered as durable, by type.", ["type"])
 _rejected = Counter(
     "farm_events_rejected_total", "Requests with events that were refused, by problem type.", ["reason"]
 )
 _model = Gauge(
-    "farm_model_info", "1 for the model that answers.", ["version", "arch", "provider"], multiprocess_mode="mostrecent"
+    "farm_model_info",
+    "1 for the models that answer, 0 for those that did before.",
+    ["version", "arch", "provider", "precision", "arm"],
+    multiprocess_mode="mostrecent",
 )
 _stages = {stage: _stage_seconds.labels(stage) for stage in STAGES}
 _reasons = {reason: _degraded.labels(reason) for reason in DEGRADED}  # named from the start, so that rates see 0
@@ -55,43 +66,64 @@ _types = {kind: _accepted.labels(kind) for kind in ("video_view", "live_view", "
 _rejections = {reason: _rejected.labels(reason) for reason in REJECTED}
 
 
-def count_request(route: str, status: int, seconds: float) -> None:
-    count, duration = _of_route(route, status)
-    count.inc()
-    duration.observe(seconds)
+@metered
+def count_answer(route: str, status: int) -> None:
+    """Before the first byte of it is sent: so what a client has got is counted, though this process is killed."""
+    _of_status(route, status).inc()
 
 
-def observe_ranking(seconds: Mapping[str, float], degraded: Sequence[str]) -> None:
-    """seconds: by stage."""
+@metered
+def observe_request(route: str, seconds: float) -> None:
+    """When it is over."""
+    _of_route(route).observe(seconds)
+
+
+@metered
+def observe_ranking(seconds: Mapping[str, float], candidates: int, unknown: int, degraded: Sequence[str]) -> None:
+    """seconds: by stage;  unknown: of the candidates."""
     for stage, value in seconds.items():
         _stages[stage].observe(value)
+    _candidates.observe(candidates)
+    if unknown:
+        _unknown.inc(unknown)
     for reason in degraded:
         _reasons[reason].inc()
 
 
+@metered
 def count_accepted(batch: EventBatch) -> None:
     counts = {"video_view": batch.video, "live_view": batch.live, "author": batch.authors, "user": batch.users}
     for kind, records in counts.items():
         _types[kind].inc(len(records))
 
 
+@metered
 def count_rejected(reason: str) -> None:
     """reason: the type of the problem that was answered."""
     _rejections[reason].inc()
 
 
+@cache  # because finding a series by its labels takes longer than to count in it
+def _of_status(route: str, status: int) -> Counter:
+    return _requests.labels(route, str(status))
+
+
 @cache
-def _of_route(route: str, status: int) -> tuple[Counter, Histogram]:
-    """Kept, because finding a series by its labels takes longer than to count in it."""
-    return _requests.labels(route, str(status)), _request_seconds.labels(route)
+def _of_route(route: str) -> Histogram:
+    return _request_seconds.labels(route)
 
 
-_named: list[tuple[str, str, str]] = []
+_named: list[Gauge] = []
 
 
-def name_model(version: str, arch: str, provider: str) -> None:
-    """It answers from now on; what did before is 0."""
-    for labels in _named:
-        _model.labels(*labels).set(0)
-    _named[:] = [(version, arch, provider)]
-    _model.labels(version, arch, provider).set(1)
+@metered
+def name_models(serving: Sequence[Serving]) -> None:
+    """They answer from now on; what did before is 0."""
+    for gauge in _named:
+        gauge.set(0)
+    _named.clear()
+    for one in serving:
+        model = one.model
+        gauge = _model.labels(model.version, model.manifest.arch, model.provider, model.manifest.precision, one.arm)
+        gauge.set(1)
+        _named.append(gauge)

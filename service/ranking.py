@@ -21,6 +21,7 @@ from feature_store.view import ModelView
 from service.answer import Rows, json_ids, render
 from service.ask import Ask
 from service.contract import MAX_CANDIDATES
+from service.drift import watch_drift
 from service.entrance import Visit
 from service.errors import EngineUnavailableError, ForbiddenStepError
 from service.freshness import show_freshness
@@ -28,6 +29,7 @@ from service.lifecycle.serving import Serving
 from service.lifecycle.shadow import Answered
 from service.lifecycle.source import Source
 from service.metrics import observe_ranking
+from service.observe.trail import follow
 from service.parse import Query, parse_query
 from service.runtime import Runtime
 from service.scoring.executors import ScorerClosedError, TooLateError
@@ -45,15 +47,30 @@ class Features:
     found: StoreAnswer
     users: UserInputs  # U = 1
     candidates: np.ndarray  # [C, Fc] int64
+    unknown: int  # candidates whose author is not known
     degraded: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """An answer, and what it was made of."""
+
+    content: bytes  # JSON
+    features: Features
+    now_ms: int
+    probabilities: np.ndarray  # [C, T] calibrated
+    tasks: Sequence[str]
 
 
 async def rank(runtime: Runtime, ask: Ask) -> bytes:
     """The JSON answer to a request.  ServiceError when it is no good request, or cannot be answered in time."""
     watch = Stopwatch()
-    answer, degraded = await _rank(runtime, ask, watch)
-    observe_ranking(watch.seconds, degraded)
-    return answer
+    follow(watch)
+    ranked = await _rank(runtime, ask, watch)
+    features, probabilities = ranked.features, ranked.probabilities
+    observe_ranking(watch.seconds, len(probabilities), features.unknown, features.degraded)
+    watch_drift(features.found.user, features.users, ranked.now_ms, probabilities, ranked.tasks)
+    return ranked.content
 
 
 async def warm_up(runtime: Runtime) -> None:
@@ -64,8 +81,7 @@ async def warm_up(runtime: Runtime) -> None:
         await _rank(runtime, Ask(body, "warm-up", deadline_ms=_WARM_UP_MS), Stopwatch())
 
 
-async def _rank(runtime: Runtime, ask: Ask, watch: Stopwatch) -> tuple[bytes, Sequence[str]]:
-    """The answer, and what it lacks."""
+async def _rank(runtime: Runtime, ask: Ask, watch: Stopwatch) -> Ranked:
     with runtime.entrance.enter(ask, runtime.scorer.costs) as visit:
         source = runtime.source
         query = parse_query(ask.body, source.store.schema.ids, runtime.settings.max_candidates)
@@ -73,20 +89,23 @@ async def _rank(runtime: Runtime, ask: Ask, watch: Stopwatch) -> tuple[bytes, Se
             ask.caller.require("explain")
         visit.is_for(len(query.author_ids), query.deadline_ms)
         watch.lap("parse")
+        watch.candidates = len(query.author_ids)
         serving = runtime.serving.choose(query.user_id)
+        watch.model_version, watch.arm = serving.model.version, serving.arm
         with serving.use():
-            answer, degraded = await _answer(runtime, source, serving, query, visit, ask.request_id, watch)
+            ranked = await _answer(runtime, source, serving, query, visit, ask.request_id, watch)
         visit.took(watch.own_s())
-    return answer, degraded
+    return ranked
 
 
 async def _answer(
     runtime: Runtime, source: Source, serving: Serving, query: Query, visit: Visit, request_id: str, watch: Stopwatch
-) -> tuple[bytes, Sequence[str]]:
-    """By one model, from the first step to the last; and what the answer lacks."""
+) -> Ranked:
+    """By one model, from the first step to the last."""
     now_ms = int(1000 * time.time()) if query.now_ms is None else query.now_ms
     features = await _read(source, serving.model.view, query, now_ms, visit)
     watch.lap("store")
+    watch.degraded = features.degraded
     score = await _score(serving, features, visit)
     watch.lap_scored(score)
     rows = _best(source, serving, query, features, score.probabilities)
@@ -98,7 +117,7 @@ async def _answer(
     if (shadow := runtime.serving.shadow) is not None:
         inputs = partial(_inputs, query=query, found=features.found, now_ms=now_ms)
         shadow.offer(inputs, Answered(score.probabilities, model.tasks, serving.formula))
-    return content, features.degraded
+    return Ranked(content, features, now_ms, score.probabilities, model.tasks)
 
 
 async def _read(source: Source, view: ModelView, query: Query, now_ms: int, visit: Visit) -> Features:
@@ -114,9 +133,10 @@ async def _read(source: Source, view: ModelView, query: Query, now_ms: int, visi
     words: list[str] = list(reading.degraded)
     if not (users.video_length[0] or users.live_length[0] or found.corrupt or "no_history" in words):
         words.append("no_history")
-    if "unknown_authors" not in words and unknown.any():
+    missing = int(np.count_nonzero(unknown))
+    if missing and "unknown_authors" not in words:
         words.append("unknown_authors")
-    return Features(found, users, candidates, words)
+    return Features(found, users, candidates, missing, words)
 
 
 async def _score(serving: Serving, features: Features, visit: Visit) -> Score:

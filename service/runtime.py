@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from feature_store.absent import AbsentStore
 from feature_store.reading.settings import reading_settings
@@ -128,7 +129,7 @@ def load_runtime(
     stage = Stage(cast_, shelf, check, lifecycle.keep_previous, on_switch)
     pool = ThreadPoolExecutor(max(1, settings.executor_count), "events")
     entrance = Entrance(settings, stage.serving.current().scorer.costs, batch_tiles(settings, settings.providers[0]))
-    sources.follow(lambda store: [_require(settings, store, one.model) for one in stage.serving.all()])
+    sources.follow(partial(_require_all, settings, stage))
     return Runtime(settings, stage, sources, entrance, door, pool, lifecycle)
 
 
@@ -139,6 +140,12 @@ def _fits(settings: Settings, sources: SourceKeeper) -> Check:
             _require(settings, store, model)
 
     return check
+
+
+def _require_all(settings: Settings, stage: Stage, store: FeatureStore) -> None:
+    """StoreError when a model that serves reads what a store does not have."""
+    for serving in stage.serving.all():
+        _require(settings, store, serving.model)
 
 
 def _require(settings: Settings, store: FeatureStore, model: Served) -> None:

@@ -1,7 +1,7 @@
 """The metrics of all workers, read by the parent from the files that prometheus_client keeps for each of them.
 
-The folder is PROMETHEUS_MULTIPROC_DIR of the workers.  The parent counts nothing in it, and does not import
-service.metrics, which would open files of its own there.
+The folder is PROMETHEUS_MULTIPROC_DIR of the workers.  The parent counts in it whom the door of the admin port refuses;
+it does not import service.metrics.
 """
 
 from __future__ import annotations

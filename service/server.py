@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from feature_store.cells import use_cells
+from feature_store.logs import set_up_logs
+from feature_store.metered import SWITCH
 from model.artifact.formula import Formula
 from service.doors.ring import KeyRing, refuse_open
 from service.lifecycle.failure import one_line
 from service.lifecycle.orders import static_order
 from service.lifecycle.settings import LifecycleSettings
+from service.observe.wanted import check_traces
 from service.scrape import MULTIPROCESS_DIRECTORY, Scrape
 from service.settings import Settings
 from service.supervisor import Supervisor, fail
@@ -32,6 +36,8 @@ _WORKER_ENVIRONMENT = {
 def serve(settings: Settings, lifecycle: LifecycleSettings | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code.  What keeps it from starting is one line on stderr, and 1."""
     try:
+        set_up_logs("parent")
+        check_traces()
         ring = KeyRing(settings.api_keys_file, settings.api_keys.get_secret_value())
         public = _bind(settings.host, settings.port, "--port")
         admin = _bind(settings.admin_host, settings.admin_port, "--admin-port")
@@ -56,6 +62,9 @@ def _run(
     metrics = folder / "metrics"
     metrics.mkdir()
     os.environ[MULTIPROCESS_DIRECTORY] = str(metrics)
+    os.environ[SWITCH] = str(settings.metrics).lower()
+    if settings.metrics:
+        use_cells()  # of the parent itself: whom its own door refuses
     for name, value in _WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     count = f"{settings.workers} worker{'s' if settings.workers > 1 else ''}"

@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     max_target_bytes: int = Field(default=4096, ge=64)  # path and query
     max_head_bytes: int = Field(default=16_384, ge=1024)  # names and values of all headers
     max_headers: int = Field(default=64, ge=8)
+    metrics: bool = True  # False: nothing is counted, GET /metrics tells of processes only
     drain_timeout_s: int = Field(default=10, ge=1)  # for requests under way when the service is stopped
+    slow_ms: float = Field(default=250.0, ge=0)  # requests that take longer are logged; 0: none
 
     @field_validator("provider")
     @classmethod

@@ -5,6 +5,7 @@ It also carries out changes of what serves, which another thread asks for (servi
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -32,6 +33,8 @@ _KILL_AFTER_S = 5.0  # beyond the grace period and the drain timeout
 _ASK_AGAIN_S = 0.5  # a worker that is just being forked does not hear the first time
 _UNKNOWN_EXIT = 255  # multiprocessing's, when the process that forks was killed: the worker may live
 _LOOK_S = 1.0  # at the pulses of the processes
+
+_log = logging.getLogger(__name__)
 _PAUSED_S = 5.0  # between two turns: this process was stopped meanwhile, and so perhaps were the others
 
 
@@ -92,7 +95,10 @@ class Supervisor:
         finally:
             self.fleet.close()
             left = self._end()
-        return fail(left) if left else status
+        if left:
+            _log.error("%s", left)
+            return 1
+        return status
 
     def _on_signal(self, *_: object) -> None:
         self._signals += 1
@@ -168,7 +174,8 @@ class Supervisor:
         for place in self.wedged():
             assert place.process is not None
             self.pulses.clear(self._row(place))
-            fail(f"{place.role} {place.process.pid} made no progress for {self.lifecycle.wedged_s:g} s: it is killed")
+            stuck_s = self.lifecycle.wedged_s
+            _log.error("%s %d made no progress for %g s: it is killed", place.role, place.process.pid, stuck_s)
             _signal([place], signal.SIGKILL)
 
     def _clear_ended(self) -> None:
@@ -187,7 +194,7 @@ class Supervisor:
         pause = self.backoff.pause_s(ends)
         reason = place.failure or f"{place.role} {process.pid} ended with {process.exitcode}"
         again = f", {ends} ends in a row" if ends > 1 else ""
-        fail(f"{reason}; starting another in {pause:g} s{again}")
+        _log.error("%s; starting another in %g s%s", reason, pause, again)
         if place.role == "worker":
             self._loads.set(place.number, CLOSED)
         self.pulses.clear(self._row(place))

@@ -1,19 +1,17 @@
-"""Around every request: its id, its count, its time.  Plain ASGI, because this is paid by each request."""
+"""Around every request: its id, its count, its time, its trace.  Plain ASGI, because this is paid by each request."""
 
 from __future__ import annotations
 
-import os
-import re
-import time
 from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import REQUEST_ID_HEADER
-from service.metrics import count_request
+from service.metrics import count_answer, observe_request
+from service.observe.trail import Trail, begin, end
+from service.observe.w3c import TRACE_RESPONSE
 
 _HEADER = REQUEST_ID_HEADER.lower().encode()
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")  # what may be copied into logs and headers
 
 
 class Telemetry:
@@ -26,27 +24,28 @@ class Telemetry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500  # when the application raises, a 500 is sent around us
-        request_id = request_id_of(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        route = scope["path"] if scope["path"] in self._routes else "other"
+        trail, status = begin(scope["headers"]), 0  # 0: no answer has begun
+        scope.setdefault("state", {})["request_id"] = trail.request_id
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_ids(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (_HEADER, request_id.encode())]
+                count_answer(route, status)
+                message["headers"] = [*message.get("headers", ()), *_headers(trail)]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, send_with_ids)
         finally:
-            route = scope["path"] if scope["path"] in self._routes else "other"
-            count_request(route, status, time.perf_counter() - start)
+            if not status:
+                status = 500  # the application has raised; it is sent around us
+                count_answer(route, status)
+            observe_request(route, end(trail, scope["method"], route, status))
 
 
-def request_id_of(scope: Scope) -> str:
-    """The caller's, when it is sane; else a new one."""
-    for name, value in scope["headers"]:
-        if name == _HEADER and _SANE_ID.fullmatch(value):
-            return str(value, "ascii")
-    return os.urandom(16).hex()
+def _headers(trail: Trail) -> list[tuple[bytes, bytes]]:
+    """Of the answer."""
+    own = [(_HEADER, trail.request_id.encode())]
+    return own if trail.span is None else [*own, (TRACE_RESPONSE, trail.span.header())]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from feature_store.logs import set_up_logs
 from service.tasks import News, Task
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ def work(task: Task, link: Connection) -> None:
     """The whole life of a worker process."""
     on_signal(lambda: sys.exit(0))  # nobody is served yet
     threading.Thread(target=follow_parent, daemon=True).start()
+    from service.observe.trail import log_context  # its metrics want the directory that the parent has made
+
+    set_up_logs("worker", log_context)
     from service.runtime import StartError  # after the process has its signals: it takes a while
 
     try:
@@ -49,19 +53,20 @@ def follow_parent() -> None:
 def _run(task: Task, link: Connection) -> None:
     """Load, warm up, serve.  StartError when it cannot."""
     from service.lifecycle.http_server import Server
-    from service.metrics import name_model
+    from service.metrics import name_models
+    from service.observe.start import observing
     from service.runtime import StartError, load_runtime
 
     def on_switch(_: list[Serving]) -> None:
-        model = runtime.model
-        name_model(model.version, model.manifest.arch, model.provider)
+        name_models(runtime.serving.all())
 
     runtime = load_runtime(task.settings, task.engines, task.order, task.lifecycle, on_switch)
     config = _config(runtime)
     server = Server(config, task, runtime, link)
     on_signal(server.order_to_stop)
     try:
-        server.run()
+        with observing(task.settings):
+            server.run()
     except OSError as error:
         raise StartError(f"cannot listen on port {task.settings.port}: {error.strerror}") from error
 
@@ -85,6 +90,7 @@ def _config(runtime: Runtime) -> uvicorn.Config:
         http=create_protocol(runtime, limits),
         ws="none",
         access_log=False,
+        log_config=None,
         log_level="warning",
         proxy_headers=False,  # nobody asks who the client is
         server_header=False,

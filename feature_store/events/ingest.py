@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ from feature_store.events.log import EventLog, LogBusy
 from feature_store.events.parse import MAX_EVENTS, InvalidEvent, parse_lines
 from feature_store.events.sink import Sink, open_sink
 from feature_store.events.worker import EventWorker, WorkerSettings
+from feature_store.logs import set_up_logs
 from feature_store.redis.store import RedisStore
 from feature_store.schema import RecordSchema
 from feature_store.store import FeatureStore, StoreError, open_store
@@ -60,7 +60,7 @@ async def work(url: str, metrics_host: str, metrics_port: int | None, say: Say) 
 
     metrics_port: of Prometheus metrics, on metrics_host; 0 takes a free one and says which; None: no metrics.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logs("events")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
+from feature_store.metered import metered
 from feature_store.store import Applied
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -29,6 +30,7 @@ _lag = Gauge(
 _reasons = {reason: _dropped.labels(reason) for reason in ("erased", "dead_letter")}  # so that rates see 0
 
 
+@metered
 def count_applied(applied: Applied, accepted_ms: Sequence[int]) -> None:
     """accepted_ms: of each entry of the log [ms since 1970], by the clock of who accepted it; 0 is not known."""
     _applied.inc(applied.events)
@@ -39,10 +41,12 @@ def count_applied(applied: Applied, accepted_ms: Sequence[int]) -> None:
             _visible.observe(max(0.0, now_ms - accepted) / 1000)
 
 
+@metered
 def count_dead(events: int) -> None:
     _reasons["dead_letter"].inc(events)
 
 
+@metered
 def set_lag(entries: Mapping[int, int]) -> None:
     """entries: by partition."""
     for partition, count in entries.items():

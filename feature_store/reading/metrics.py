@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from feature_store.metered import metered
 from feature_store.reading.breaker import State
 from feature_store.reading.settings import WORDS
 
@@ -24,6 +25,11 @@ _circuit = Gauge(
 )
 _bytes = Gauge("farm_last_good_bytes", "User records kept for when the store fails.", multiprocess_mode="livesum")
 _users = Gauge("farm_last_good_users", "Users of whom a record is kept.", multiprocess_mode="livesum")
+_kept = Counter(
+    "farm_last_good_requests_total",
+    "Readings that the store did not answer, by whether a record of the user was kept.",
+    ["result"],
+)
 _age = Histogram("farm_last_good_age_seconds", "Age of a kept user record that was used.", buckets=_AGES_S)
 _corrupt = Counter("farm_store_corrupt_records_total", "Readings of a record that is damaged.", ["record"])
 
@@ -31,11 +37,19 @@ _result = {result: _readings.labels(result) for result in get_args(Result)}  # s
 _word: dict[str, Counter] = {word: _degraded.labels(word) for word in WORDS}
 _cause = {cause: _causes.labels(cause) for cause in get_args(Cause) if cause}
 _state = {state: _circuit.labels(state) for state in get_args(State)}
+_hit, _miss = _kept.labels("hit"), _kept.labels("miss")
 _record = {record: _corrupt.labels(record) for record in ("user", "author")}
 
-count_whole = _result["whole"].inc
+_whole = _result["whole"]
 
 
+@metered
+def count_whole() -> None:
+    """A reading that lacks nothing."""
+    _whole.inc()
+
+
+@metered
 def count_less(result: Result, words: Iterable[str], cause: Cause) -> None:
     """A reading that is less than whole."""
     _result[result].inc()
@@ -45,20 +59,29 @@ def count_less(result: Result, words: Iterable[str], cause: Cause) -> None:
         _cause[cause].inc()
 
 
+@metered
 def count_corrupt(record: Literal["user", "author"]) -> None:
     _record[record].inc()
 
 
+@metered
 def show_circuit(state: State) -> None:
     for name, gauge in _state.items():
         gauge.set(name == state)
 
 
+@metered
 def show_last_good(users: int, size: int) -> None:
     """size: bytes."""
     _users.set(users)
     _bytes.set(size)
 
 
-def observe_age(seconds: float) -> None:
-    _age.observe(seconds)
+@metered
+def count_last_good(age_s: float | None) -> None:
+    """Of a kept user record that was used; None: there was none."""
+    if age_s is None:
+        _miss.inc()
+    else:
+        _hit.inc()
+        _age.observe(age_s)

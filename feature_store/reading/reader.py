@@ -22,9 +22,9 @@ from feature_store.reading.last_good import LastGood
 from feature_store.reading.metrics import (
     Cause,
     count_corrupt,
+    count_last_good,
     count_less,
     count_whole,
-    observe_age,
     show_circuit,
     show_last_good,
 )
@@ -245,10 +245,10 @@ class LadderReader:
     def _last_known(self, user_id: int, parts: _Parts) -> Word:
         now = self._clock()
         kept = self.last_good.get(user_id, now)
+        count_last_good(None if kept is None else now - kept.read_at)
         if kept is None:
             return "no_history"
         parts.user = kept.user
-        observe_age(now - kept.read_at)
         return "stale_history"
 
     def _outdated(self, parts: _Parts) -> list[Word]:

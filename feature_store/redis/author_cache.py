@@ -7,6 +7,7 @@ another request is fetching waits for that fetch.  Authors whose time is over ma
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from feature_store.authors import Authors, AuthorTable
+from feature_store.redis.metrics import count_looked_up, observe_author_age, show_authors
+from feature_store.sampling import Sampling
 from feature_store.schema import MISSING
 
 Fetched = dict[int, np.ndarray]
@@ -23,6 +26,8 @@ Fetched = dict[int, np.ndarray]
 
 Rooms = list[tuple[int, int]]
 """Author and the live room that must be known of it; MISSING for any."""
+
+_AGES_PER_S = 20.0  # look-ups of which an age is shown
 
 _K = TypeVar("_K")
 
@@ -51,6 +56,7 @@ class AuthorCache:
         self._ages = _Ages[int](size, ttl_s)
         self._absent = _Ages[tuple[int, int]](size, negative_ttl_s)
         self._under_way: dict[int, asyncio.Task[Fetched]] = {}
+        self._sampling = Sampling(_AGES_PER_S)
         self._changes = 0  # how often entries were dropped; a fetch from before the last time is not remembered
 
     async def get(self, author_ids: Sequence[int] | np.ndarray, live_ids: np.ndarray | None = None) -> Authors:
@@ -69,7 +75,9 @@ class AuthorCache:
             asked = lives[~absent]
         if asked is not None:
             wanted += found.lacking(asked)
-        return found, [pair for pair in dict.fromkeys(wanted) if not self._is_absent(*pair)]
+        missing = [pair for pair in dict.fromkeys(wanted) if not self._is_absent(*pair)]
+        self._show(ids, len(wanted), len(missing))
+        return found, missing
 
     async def fetch(self, wanted: Rooms) -> Fetched:
         """Authors from the store; those that are being fetched already are waited for."""
@@ -109,6 +117,14 @@ class AuthorCache:
     def __len__(self) -> int:
         return len(self._authors)
 
+    def _show(self, ids: np.ndarray, unknown: int, misses: int) -> None:
+        """ids: asked for;  unknown: of them, not remembered, or not with the room that must be known."""
+        count_looked_up(len(ids) - unknown, unknown - misses, misses)
+        if len(ids) and self._sampling.is_due():
+            age_s = self._ages.age_s(int(random.choice(ids)), self._clock())
+            if age_s is not None:
+                observe_author_age(age_s)
+
     def _is_absent(self, author: int, live: int) -> bool:
         return (author, MISSING) in self._absent or (author, live) in self._absent
 
@@ -147,6 +163,7 @@ class AuthorCache:
             self._absent.add((author, MISSING), now)
         self._outdated.size = self._size - len(self._authors)
         self._forget_old()
+        show_authors(len(self._authors))
 
     def _forget_old(self) -> None:
         now = self._clock()
@@ -206,6 +223,11 @@ class _Ages(Generic[_K]):
     def add(self, key: _K, now: float) -> None:
         self._ends[key] = now + self._ttl_s
         self._ends.move_to_end(key)
+
+    def age_s(self, key: _K, now: float) -> float | None:
+        """Since it was added; None when it is not there."""
+        end = self._ends.get(key)
+        return None if end is None else now - (end - self._ttl_s)
 
     def outdated(self, now: float) -> Iterator[tuple[_K, float]]:
         """Take out what is too old or too many, each with when its time is over."""

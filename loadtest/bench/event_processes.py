@@ -141,7 +141,7 @@ def asking(url: str, users: Sequence[int], authors: Sequence[int]) -> Iterator[A
 
     def ask(seed: int) -> None:
         drawn = random.Random(seed)
-        with RankClient(url) as client:
+        with RankClient(url, retries=0) as client:  # each failure counts
             while not stop.wait(_RANK_EVERY_S):
                 candidates = drawn.sample(authors, min(_CANDIDATES, len(authors)))
                 _ask(client, drawn.choice(users), candidates, asked, lock)

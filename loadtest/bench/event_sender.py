@@ -110,7 +110,7 @@ class HttpTarget:
         self._idle: list[RankClient] = []
 
     async def send(self, events: list[Event]) -> None:
-        client = self._idle.pop() if self._idle else RankClient(self._url)
+        client = self._idle.pop() if self._idle else RankClient(self._url, retries=0, connections=1)
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, client.send_events, events)
         except RankError as error:

@@ -31,7 +31,7 @@ _ROUND_S = 60.0  # at most, of a restart
 _CALM_S = 2.0  # of load around it
 _HEALTH_S = 0.1  # between two looks at who is ready
 _PATIENCE_S = 60.0
-_ROLLING = {**PATIENT, "FARM_GRACE_S": "3"}
+_ROLLING: dict[str, Any] = {**PATIENT, "FARM_GRACE_S": "3"}
 """Environment: a grace period in which every connection that clients keep is used, and so told to end; and nobody is
 refused, because here both instances share one core with the start of the next, which a fleet's do not.
 """

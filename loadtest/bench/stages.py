@@ -114,7 +114,7 @@ def _stages(
         "formula": lambda i: formula.score(probabilities[i], tasks),
         "order": lambda i: _order(scores[i], queries[i].top_k),
         "render": answer,
-        "metrics": lambda i: observe_ranking(_SECONDS, ()),
+        "metrics": lambda i: observe_ranking(_SECONDS, 200, 0, ()),
     }
 
 

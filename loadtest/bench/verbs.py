@@ -242,6 +242,42 @@ def bench_peers(
     _finish(report, json)
 
 
+@bench.command("load")
+def bench_load(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    html: Annotated[Path, typer.Option(help="Folder of Locust's reports.")] = Path("build/load"),
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Under a minute; its figures wander.")] = False,
+) -> None:
+    """Locust's visitors against one worker: objectives met at 70 % of what saturates it, missed at 120 %.
+
+    Example: `farm bench load --html reports --json load.json`
+    """
+    from loadtest.bench.load import run
+
+    _finish(run(artifact, html, quick), json)
+
+
+@bench.command("metrics")
+def bench_metrics(
+    artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
+    only: Annotated[str | None, typer.Option(help="One part: cost, exact or killed.")] = None,
+    json: Json = None,
+    quick: Annotated[bool, typer.Option(help="Few and short blocks; its figures wander.")] = False,
+) -> None:
+    """What metrics and logs cost a request, and whether counters are exact with several workers, also after kill -9.
+
+    Example: `farm bench metrics --json metrics.json`
+    """
+    from loadtest.bench.metrics import UnknownPartError, run
+
+    try:
+        report = run(artifact, only, quick)
+    except UnknownPartError as error:
+        raise typer.BadParameter(str(error), param_hint="--only") from None
+    _finish(report, json)
+
+
 def _finish(report: dict[str, Any], json: Path | None) -> None:
     """Print and write a bench's report; exit 1 when a claim does not hold."""
     text = json_module.dumps(report, indent=1)

@@ -96,6 +96,22 @@ def rollback(models: Models, by: By = None, trusted_keys: Trusted = None) -> Non
 
 
 @models.command()
+def fetch(
+    models: Models,
+    cache: Annotated[Path, typer.Option("--models-cache", help="Folder for copies.")],
+    version: Annotated[str | None, typer.Argument(help="Of a model in the store; default all that serve.")] = None,
+    trusted_keys: Trusted = None,
+) -> None:
+    """Copy a version to this machine, every checksum and signature verified; prints the folder.
+
+    Example: `farm models fetch --models s3://bucket/models --models-cache /var/cache/farm`
+    """
+    store = _open(models, trusted_keys)
+    for one in (version,) if version else _serving(store):
+        typer.echo(store.fetch(one, cache))
+
+
+@models.command()
 def sign(
     artifact: Artifact,
     key: Annotated[Path, typer.Option("--signing-key", help="Private key, made by `farm models keygen`.")],
@@ -125,6 +141,15 @@ def _open(models: str, trusted_keys: Path | None) -> ArtifactStore:
     from model.registry.store import ArtifactStore
 
     return ArtifactStore.open(models, () if trusted_keys is None else read_keys(trusted_keys))
+
+
+def _serving(store: ArtifactStore) -> tuple[str, ...]:
+    from model.registry.pointer import versions_of
+
+    pointer = store.read_pointer()
+    if pointer is None:
+        raise ValueError(f"{store.name}: nothing serves; say what with `farm models activate`")
+    return versions_of(pointer.model, pointer.split, pointer.shadow)
 
 
 def _formula(given: str | None, active: Pointer | None) -> Formula | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter
 
+from feature_store.metered import metered
+
 REFUSED = (
     "malformed-request",
     "slow-request",
@@ -20,11 +22,13 @@ _connections = {reason: _refused.labels(reason) for reason in REFUSED}  # named 
 _requests = {reason: _keys.labels(reason) for reason in ("unauthorized", "forbidden")}
 
 
+@metered
 def count_refused_connection(reason: str) -> None:
     """reason: one of REFUSED."""
     _connections[reason].inc()
 
 
+@metered
 def count_refused_key(reason: str) -> None:
     """reason: unauthorized or forbidden."""
     _requests[reason].inc()

@@ -25,6 +25,7 @@ from service.lifecycle.pulses import Pulse, Pulses
 from service.runtime import Runtime, StartError, one_line
 from service.tasks import News, Task
 
+_SHOW_TICKS = 10  # of uvicorn, 0.1 s each, between two looks at the queue for the metrics
 _LOOK_S = 0.02  # at connections, while they are closed
 _LAST = (b"connection", b"close")
 
@@ -62,6 +63,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         self._acceptor.publish()
         self._beat()
+        if counter % _SHOW_TICKS == 0:
+            self._runtime.entrance.show()
         await super().on_tick(counter)
         return self._leave_at is not None and time.monotonic() >= self._leave_at
 

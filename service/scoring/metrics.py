@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from feature_store.metered import metered
 from model.artifact.engine import BatchCost
 
 _POWERS = tuple(2**n for n in range(11))  # 1 .. 1,024
@@ -25,6 +26,10 @@ _age = Histogram(
     "How long a state had been kept when it was used.",
     buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300),
 )
+_executors = Gauge(
+    "farm_executors", "Threads, or event loops, that run batches of one model.", multiprocess_mode="livesum"
+)
+_busy = Counter("farm_executor_busy_seconds_total", "Time in which executors ran batches.")
 _cpu = Counter("farm_tower_cpu_seconds_total", "CPU seconds of the towers.", ["tower"])
 # named from the start, so that rates see 0
 _hit, _miss = _lookups.labels("hit"), _lookups.labels("miss")
@@ -32,6 +37,7 @@ _halved, _refused = _failures.labels("halved"), _failures.labels("refused")
 _user_cpu, _candidate_cpu = _cpu.labels("user"), _cpu.labels("candidate")
 
 
+@metered
 def observe_run(cost: BatchCost, tiles: int, requests: int) -> None:
     """A run of the engine.  tiles: of the policy's size, whatever size the engine chose."""
     _tiles.observe(tiles)
@@ -41,6 +47,7 @@ def observe_run(cost: BatchCost, tiles: int, requests: int) -> None:
     _candidate_cpu.inc(cost.candidate_tower_cpu_s)
 
 
+@metered
 def observe_states(ages_s: Sequence[float], misses: int) -> None:
     """Requests of a batch.  ages_s: of the kept states that were used."""
     if ages_s:
@@ -51,10 +58,24 @@ def observe_states(ages_s: Sequence[float], misses: int) -> None:
         _miss.inc(misses)
 
 
+@metered
 def show_kept(kept_bytes: int) -> None:
     _bytes.set(kept_bytes)
 
 
+@metered
 def count_failure(requests: int) -> None:
     """A batch of so many requests failed."""
     (_halved if requests > 1 else _refused).inc()
+
+
+@metered
+def show_executors(count: int) -> None:
+    """Of one model; those of another that is kept beside it share the same cores."""
+    _executors.set(count)
+
+
+@metered
+def count_busy(seconds: float) -> None:
+    """An executor ran a batch."""
+    _busy.inc(seconds)

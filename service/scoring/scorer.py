@@ -22,7 +22,14 @@ from model.artifact.engine import Engine, Piece, Scored, UserState
 from service.admission.cost import CostModel
 from service.scoring.cache import Kept, StateCache
 from service.scoring.executors import Executors, ScorerClosedError, TooLateError, bisect
-from service.scoring.metrics import count_failure, observe_run, observe_states, show_kept
+from service.scoring.metrics import (
+    count_busy,
+    count_failure,
+    observe_run,
+    observe_states,
+    show_executors,
+    show_kept,
+)
 from service.scoring.policy import BatchPolicy, Job, Share
 
 USER_TILES = 4  # what a run of the user tower costs, in tiles of 32 candidates (docs/decisions.md)
@@ -100,6 +107,7 @@ class LocalScorer:
         self._cache = StateCache(engine.version, engine.view.lag_quantum_s, engine.state_bytes, cache_bytes)
         policy = BatchPolicy[_Request](tile, batch_tiles, USER_TILES)
         self._executors = Executors(policy, executors, self._run, self._refuse_late, self._tile_s)
+        show_executors(self._count)
 
     async def score(
         self, users: UserInputs, candidates: np.ndarray, deadline_at: float = math.inf, low: bool = False
@@ -156,6 +164,7 @@ class LocalScorer:
 
     def _run(self, shares: Shares) -> None:
         """In a thread of the executors."""
+        began = time.perf_counter()
         try:
             self._start(shares)
             outcomes = bisect(shares, self._score_together, count_failure)
@@ -163,6 +172,8 @@ class LocalScorer:
         except Exception as error:
             _log.exception("a batch could not be answered")
             self._refuse([(share.job, error) for share in shares])
+        finally:
+            count_busy(time.perf_counter() - began)
 
     def _start(self, shares: Shares) -> None:
         """A state may have been kept since the request came."""

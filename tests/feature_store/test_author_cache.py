@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from feature_store.records import records_from_columns
 from feature_store.redis.author_cache import AuthorCache
+from feature_store.sampling import Sampling
 from feature_store.schema import MISSING, RecordSchema
 
 
@@ -218,5 +220,29 @@ def test_the_rest_stays_when_some_are_dropped(world: World) -> None:
         cache.discard([1, 9, 5])
         await rooms(cache, [1, 2, 8, 9])
         assert world.asked == [[1, 2, 8, 9], [1, 9]]
+
+    run(scenario)
+
+
+def test_metrics(world: World) -> None:
+    def counts() -> list[float]:
+        names = [("lookups_total", {"result": result}) for result in ("hit", "absent", "miss")]
+        names += [("age_seconds_count", {}), ("age_seconds_sum", {}), ("authors", {})]
+        return [REGISTRY.get_sample_value(f"farm_author_cache_{name}", labels) or 0.0 for name, labels in names]
+
+    async def scenario() -> None:
+        cache = world.cache()
+        world.rooms = {1: [10], 2: [20]}
+        before = counts()
+        await rooms(cache, [1, 2, 3])
+        assert np.subtract(counts(), before)[:4].tolist() == [0, 0, 3, 0]
+        assert counts()[5] == 2
+        world.now += 1.5
+        cache._sampling = Sampling(20.0, lambda: world.now)
+        before = counts()
+        await rooms(cache, [1, 2])
+        assert np.subtract(counts(), before)[:5].tolist() == [2, 0, 0, 1, 1.5]
+        await rooms(cache, [1, 2, 3], [11, 20, MISSING])  # of the first, another room
+        assert np.subtract(counts(), before)[:4].tolist() == [3, 1, 1, 1]
 
     run(scenario)

@@ -66,9 +66,9 @@ def test_workers_and_the_models_they_answer_with(workers: Workers, client: TestC
 def test_metrics_of_the_parent_itself(workers: Workers, client: TestClient) -> None:
     workers.places[0] = Place("worker", 0, ready_at=1.0, restarts=3)
     lines = client.get("/metrics").text.splitlines()
-    assert 'farm_workers{state="ready"} 1.0' in lines
-    assert 'farm_workers{state="ended"} 1.0' in lines
-    assert "farm_worker_restarts_total 3.0" in lines
+    assert 'farm_workers{role="worker",state="ready"} 1.0' in lines
+    assert 'farm_workers{role="worker",state="ended"} 1.0' in lines
+    assert 'farm_worker_restarts_total{role="worker"} 3.0' in lines
 
 
 def test_an_unknown_path_is_a_problem(client: TestClient) -> None:

@@ -43,6 +43,10 @@ def keyed(artifact: Path, store_url: str, tmp_path_factory: pytest.TempPathFacto
         yield Keyed(service, file, {scope: key for scope, (key, _) in made.items()}, lines)
 
 
+def _refusals(text: str) -> float:
+    return float(text.partition('farm_key_refusals_total{reason="forbidden"} ')[2].splitlines()[0])
+
+
 def test_both_ports_ask_for_keys(keyed: Keyed) -> None:
     assert keyed.rank(keyed.keys["rank"]).status_code == 200
     assert keyed.rank(keyed.keys["events"]).status_code == 403
@@ -55,7 +59,8 @@ def test_both_ports_ask_for_keys(keyed: Keyed) -> None:
         for key in (None, keyed.keys["rank"], keyed.keys["admin"])
     ]
     assert [answer.status_code for answer in told] == [401, 403, 200]
-    assert 'farm_key_refusals_total{reason="forbidden"}' in told[2].text
+    again = [httpx.get(metrics, headers=bearer(keyed.keys[scope]), trust_env=False).text for scope in ("rank", "admin")]
+    assert _refusals(again[1]) == _refusals(told[2].text) + 1  # those of the admin port count too
     for url in (keyed.service.url, keyed.service.admin_url):
         assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
 

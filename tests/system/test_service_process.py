@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -164,8 +163,8 @@ def test_totals_are_exact_though_a_worker_is_killed(artifact: Path, store_url: s
         assert 'farm_http_requests_total{route="/rank",status="422"} 2.0' in text
         assert 'farm_http_request_duration_seconds_count{route="/rank"} 18.0' in text
         assert 'farm_rank_stage_duration_seconds_count{stage="candidate_tower"} 16.0' in text
-        assert 'farm_workers{state="ready"} 2.0' in text
-        assert "farm_worker_restarts_total 1.0" in text
+        assert 'farm_workers{role="worker",state="ready"} 2.0' in text
+        assert 'farm_worker_restarts_total{role="worker"} 1.0' in text
         assert text.count("farm_model_info{") == 1
         assert service.stop() == 0
 
@@ -222,7 +221,7 @@ def test_a_worker_that_dies_again_and_again_is_replaced_ever_later(artifact: Pat
             wait_until(lambda: bool(workers(service)))
         assert post(service.url).status_code == 200
         service.errors.seek(0)
-        lines = service.errors.read().splitlines()
+        lines = [json.loads(line)["message"] for line in service.errors.read().splitlines()]
         assert lines[0].endswith("ended with -9; starting another in 1 s")
         assert lines[1].endswith("ended with -9; starting another in 2 s, 2 ends in a row")
 
@@ -255,17 +254,6 @@ def test_sigterm_lets_a_request_finish(artifact: Path, store_url: str) -> None:
         assert status == [0]
         service.errors.seek(0)
         assert service.errors.read() == ""
-
-
-def test_locust_finds_every_answer_right(artifact: Path, store_url: str) -> None:
-    with running_service(artifact, store_url) as service:
-        load = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--host", service.url]
-        done = subprocess.run(
-            [*load, "--headless", "-u", "2", "-r", "2", "-t", "5s", "--only-summary"], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        metrics = admin(service, "/metrics").text
-        assert 'route="/rank",status="200"' in metrics, done.stdout
 
 
 def test_a_second_sigterm_ends_at_once(artifact: Path, store_url: str) -> None:

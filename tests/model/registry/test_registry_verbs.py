@@ -36,7 +36,7 @@ def versions(url: Path, tmp_path: Path) -> list[str]:
     return [farm_models("push", "--models", url, "--artifact", folder).stdout.strip() for folder in folders]
 
 
-@pytest.mark.parametrize("verb", ["list", "push", "activate", "rollback", "sign", "keygen"])
+@pytest.mark.parametrize("verb", ["list", "push", "fetch", "activate", "rollback", "sign", "keygen"])
 def test_every_verb_has_an_example(verb: str) -> None:
     assert f"farm models {verb}" in farm_models(verb, "--help").stdout
 
@@ -57,6 +57,21 @@ def test_from_push_to_rollback(url: Path, versions: list[str], tmp_path: Path) -
     assert [one["version"] for one in written["models"]] == sorted(versions)
     said = farm_models("rollback", "--models", url, "--by", "me").stderr
     assert said == f"pointer 3: {versions[0]} serves; nothing to roll back to\n"
+
+
+def test_what_serves_is_fetched_and_verified(url: Path, versions: list[str], tmp_path: Path) -> None:
+    words = ["fetch", "--models", url, "--models-cache", tmp_path / "cache"]
+    with pytest.raises(ValueError, match="nothing serves"):
+        farm_models(*words)
+    farm_models("activate", versions[0], "--models", url, "--split", versions[1], "--split-share", 0.25)
+    fetched = farm_models(*words).stdout.split()
+    assert fetched == [str(tmp_path / "cache" / version) for version in versions[:2]]
+    assert farm_models(*words, versions[2]).stdout.split() == [str(tmp_path / "cache" / versions[2])]
+    graph = url / "models" / versions[0] / "user_tower.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match="user_tower"):
+        farm_models("fetch", "--models", url, "--models-cache", tmp_path / "other")
+    assert not (tmp_path / "other" / versions[0]).exists()
 
 
 def test_split_shadow_and_formula_are_told(url: Path, versions: list[str], tmp_path: Path) -> None:

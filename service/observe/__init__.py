@@ -1,0 +1,1 @@
+"""What can be seen of single requests: traces, log lines that name them, slow requests."""
