@@ -33,9 +33,9 @@ _KILL_AFTER_S = 5.0  # beyond the grace period and the drain timeout
 _ASK_AGAIN_S = 0.5  # a worker that is just being forked does not hear the first time
 _UNKNOWN_EXIT = 255  # multiprocessing's, when the process that forks was killed: the worker may live
 _LOOK_S = 1.0  # at the pulses of the processes
+_PAUSED_S = 5.0  # between two turns: this process was stopped meanwhile, and so perhaps were the others
 
 _log = logging.getLogger(__name__)
-_PAUSED_S = 5.0  # between two turns: this process was stopped meanwhile, and so perhaps were the others
 
 
 @dataclass
@@ -60,9 +60,8 @@ class Supervisor:
         self._workers = [Place("worker", number) for number in range(self.settings.workers)]
         self.places = [*self._engines, *self._workers]
         self._signals, self._announced = 0, False
-        self._looked_at = self._awake_at = (
-            time.monotonic()
-        )  # the last turn; since when there was no pause between turns
+        self._looked_at = time.monotonic()  # the last turn
+        self._awake_at = self._looked_at  # since when there was no pause between turns
         self._woken, self._wake = self._spawner.pipe()
         self.fleet = Fleet(self.order, self.places, lambda: self._wake.send(None))
 

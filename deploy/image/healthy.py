@@ -12,7 +12,7 @@ def main(port: str = os.environ.get("FARM_PORT", "8080"), path: str = "/readyz")
     try:
         connection.request("GET", path)
         status = connection.getresponse().status
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"127.0.0.1:{port}{path}: {error}"
     return None if status == http.HTTPStatus.OK else f"127.0.0.1:{port}{path}: status {status}"
 

@@ -13,10 +13,9 @@ from typing import Any
 import orjson
 
 from loadtest.frontend.crowd import Crowd, Visit
-from loadtest.frontend.habits import Habits
+from loadtest.frontend.habits import SHOWN, Habits
 from loadtest.frontend.settings import LoadSettings
 
-_SHOWN = 30
 _AWAY = 500  # rankings of others until somebody ranks again, about as many as at saturation
 _SEED = 1
 
@@ -62,7 +61,7 @@ def _bodies(settings: LoadSettings, rankings: int) -> Iterator[tuple[int, dict[s
         candidates = crowd.candidates()
         body = {"user_id": visit.user, "candidates": candidates, "page": visit.page}
         yield 0, body if visit.known_at_ms is None else {**body, "now_ms": now_ms, "debug": True}
-        if (view := habits.view(candidates[:_SHOWN])) is None:
+        if (view := habits.view(candidates[:SHOWN])) is None:
             continue
         yield 1, {"events": habits.events(visit, view, now_ms)}
         if view.returns:

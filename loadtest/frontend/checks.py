@@ -6,15 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
-from typing import get_args
 
-from feature_store.reading.settings import Word
+from feature_store.reading.settings import WORDS
 from loadtest.frontend.crowd import Ask
 from loadtest.frontend.settings import Id
 from service.contract import MAX_EXACT, RankAnswer, Ranked
-
-WORDS = frozenset(get_args(Word))
-"""What `degraded` may say."""
 
 UNTOLD = frozenset({"stale_history", "no_history", "corrupt_history"})
 """What it says when the answer was made without what the store has of the user."""
@@ -32,7 +28,7 @@ def wrong(asked: Ask, answer: RankAnswer, known: Known) -> str | None:
     """What is wrong with an answer 200; None when it is right."""
     if answer.model_version not in known.models:
         return f"the model {answer.model_version} is none of those that serve"
-    if unknown := sorted(set(answer.degraded) - WORDS):
+    if unknown := sorted(set(answer.degraded).difference(WORDS)):
         return f"degraded: {unknown[0]!r} is no word that the service has"
     return (
         _wrong_authors(asked, answer.ranking)

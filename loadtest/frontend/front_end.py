@@ -12,7 +12,7 @@ import gevent
 
 from loadtest.frontend.checks import Known, wrong
 from loadtest.frontend.crowd import Ask, Clock, Crowd, Visit
-from loadtest.frontend.habits import Habits, View
+from loadtest.frontend.habits import SHOWN, Habits, View
 from loadtest.frontend.lines import Line, Lines
 from loadtest.frontend.settings import Id, LoadSettings
 from loadtest.frontend.tally import EVENTS, RANK, Tally
@@ -20,7 +20,6 @@ from service.client import RankError
 
 AGAIN = "/rank again"  # its name in Locust's figures
 
-_SHOWN = 30  # authors that a user scrolls through at most
 _CONNECTED = 8  # lines at the start
 _POLL_S = 0.01
 _FORBIDDEN = 403
@@ -71,7 +70,7 @@ class FrontEnd:
             self.tally.degraded_answers += bool(answer.degraded)
             self.tally.fresh += asked.known_at_ms is not None
         self._told(AGAIN if visit.told_at else RANK, 1000 * (done - due), size, fault)
-        return [row.author_id for row in answer.ranking[:_SHOWN]]
+        return [row.author_id for row in answer.ranking[:SHOWN]]
 
     def watch(self, visit: Visit, shown: list[Id]) -> View | None:
         """Watch somebody and tell the service; None when the visit is over."""

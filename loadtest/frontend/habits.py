@@ -17,6 +17,7 @@ from loadtest.frontend.settings import Id
 WATCHES = 0.6  # of rankings, after which somebody is watched
 RETURNS = 0.7  # of views, after which the user ranks again
 PAUSE_S = 10.0  # mean, from the end of a view to the next ranking
+SHOWN = 30  # authors that a user scrolls through at most
 
 _POSITION = 0.3  # of the authors in order, each is the one that is watched with this chance
 _MEDIAN_S, _SPREAD, _LONGEST_S = 8.0, 1.5, 600.0  # log-normal time that is watched

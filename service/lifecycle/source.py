@@ -68,12 +68,13 @@ class SourceKeeper:
             try:
                 store = open_store(self._url)
                 self._fits(store)
+                source = self._source(store)
             except StoreUnreachable:
                 continue
             except Exception as error:  # whatever it is: what is there may be mended
                 self._complain(one_line(error))
                 continue
-            self.current, self.unfit = self._source(store), ""
+            self.current, self.unfit = source, ""
             _log.warning("the store has come")
             return
 

@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Mapping
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -60,8 +61,7 @@ class OtlpTracer:
         self.sampling = sampling
         self._ids = _ChosenIds()
         self._exporter = OTLPSpanExporter()
-        given = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in os.environ
-        self._processor = BatchSpanProcessor(self._exporter, max_export_batch_size=None if given else _BATCH)
+        self._processor = BatchSpanProcessor(self._exporter, max_export_batch_size=_batch_size(os.environ))
         provider = TracerProvider(ALWAYS_ON, _resource(), shutdown_on_exit=False, id_generator=self._ids)
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("farm", package_version())
@@ -125,6 +125,14 @@ class _Seldom(logging.Filter):
             return False
         self._said[str(record.msg)] = record.created
         return True
+
+
+def _batch_size(environment: Mapping[str, str]) -> int | None:
+    """None: the environment says it; else no more than the queue that it gives."""
+    if "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in environment:
+        return None
+    queue = environment.get("OTEL_BSP_MAX_QUEUE_SIZE", "")
+    return min(_BATCH, int(queue)) if queue.isdecimal() else _BATCH
 
 
 def _resource() -> Resource:

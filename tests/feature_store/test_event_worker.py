@@ -313,7 +313,7 @@ def test_a_worker_that_is_killed_loses_nothing(
     run: Callable[[Work], None], server: Server, schema: RecordSchema, make_batch: Batches
 ) -> None:
     async def work(store: RedisStore, log: EventLog) -> None:
-        total = 12_000
+        total = 36_000  # more than a worker merges between two looks at it
         for first in range(0, total, 100):
             await log.append(make_batch(100, first))
         in_hand = await asyncio.to_thread(kill_a_worker_at_work, server)
