@@ -23,6 +23,13 @@ _BATCH_TILES = {"cpu": 64}  # on a CPU big batches are no cheaper and hold up sm
 _GPU_BATCH_TILES = 512
 
 
+def executors(settings: Settings) -> int:
+    """That run batches for one worker: its own, or, with engine processes, those of all engines, which all share."""
+    if settings.engine_processes:
+        return (settings.executors or _LANES) * settings.engine_processes
+    return max(1, settings.executor_count)
+
+
 def batch_tiles(settings: Settings, provider: str) -> int:
     """Greatest cost of a batch."""
     return settings.batch_tiles or _BATCH_TILES.get(provider, _GPU_BATCH_TILES)

@@ -22,13 +22,13 @@ _BATCHES = 2  # of each executor, one that runs and one that waits, for which no
 class Entrance:
     """Of one worker, for its event loop."""
 
-    def __init__(self, settings: Settings, costs: CostModel, batch_tiles: int) -> None:
-        """costs: of the model that answers;  batch_tiles: of one executor."""
+    def __init__(self, settings: Settings, costs: CostModel, batch_tiles: int, executors: int) -> None:
+        """costs: of the model that answers;  batch_tiles: of one of the executors."""
         limits = Limits(
             queue_tiles=settings.queue_tiles,
             burst_s=settings.burst_ms / 1000,
             queue_s=settings.queue_ms / 1000,
-            floor_tiles=_BATCHES * max(1, settings.executor_count) * batch_tiles,
+            floor_tiles=_BATCHES * executors * batch_tiles,
             low_share=settings.low_share,
             user_tiles=USER_TILES,
         )

@@ -19,12 +19,12 @@ from prometheus_client import (
 
 from feature_store.events.batch import EventBatch
 from feature_store.metered import metered
+from feature_store.reading.settings import WORDS
 
 if TYPE_CHECKING:
     from service.lifecycle.serving import Serving
 
 STAGES = ("parse", "store", "queue", "user_tower", "candidate_tower", "hand_over", "formula", "serialise")
-DEGRADED = ("stale_history", "no_history", "corrupt_history", "unknown_authors", "stale_authors")
 REJECTED = (
     "malformed-body",
     "body-too-large",
@@ -61,7 +61,8 @@ _model = Gauge(
     multiprocess_mode="mostrecent",
 )
 _stages = {stage: _stage_seconds.labels(stage) for stage in STAGES}
-_reasons = {reason: _degraded.labels(reason) for reason in DEGRADED}  # named from the start, so that rates see 0
+# named from the start, so that rates see 0
+_reasons: dict[str, Counter] = {reason: _degraded.labels(reason) for reason in WORDS}
 _types = {kind: _accepted.labels(kind) for kind in ("video_view", "live_view", "author", "user")}
 _rejections = {reason: _rejected.labels(reason) for reason in REJECTED}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from feature_store.cells import FOLDER
 from service.contract import Status
-from service.scrape import MULTIPROCESS_DIRECTORY
 from service.settings import Settings
 
 _MODULES = (
@@ -48,7 +48,7 @@ def _rehearse() -> None:
 for _name in _MODULES:
     importlib.import_module(_name)
 _rehearse()
-for _file in Path(os.environ[MULTIPROCESS_DIRECTORY]).glob(f"*_{os.getpid()}.db"):
+for _file in Path(os.environ[FOLDER]).glob(f"*_{os.getpid()}.db"):
     _file.unlink()  # metrics of a process that never counts; each worker opens files of its own
 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops all processes at once: it ends after the last worker
 gc.collect()

@@ -15,7 +15,7 @@ from feature_store.store import FeatureStore, StoreError
 from model.artifact.formula import Formula
 from service.doors.door import Door
 from service.doors.ring import KeyRing
-from service.engines import Loaded, Models, Served, batch_tiles
+from service.engines import Loaded, Models, Served, batch_tiles, executors
 from service.entrance import Entrance
 from service.lifecycle.failure import one_line
 from service.lifecycle.orders import static_order
@@ -128,7 +128,8 @@ def load_runtime(
     shelf = Shelf(models.open_beside, _close, loaded)
     stage = Stage(cast_, shelf, check, lifecycle.keep_previous, on_switch)
     pool = ThreadPoolExecutor(max(1, settings.executor_count), "events")
-    entrance = Entrance(settings, stage.serving.current().scorer.costs, batch_tiles(settings, settings.providers[0]))
+    tiles = batch_tiles(settings, settings.providers[0])
+    entrance = Entrance(settings, stage.serving.current().scorer.costs, tiles, executors(settings))
     sources.follow(partial(_require_all, settings, stage))
     return Runtime(settings, stage, sources, entrance, door, pool, lifecycle)
 

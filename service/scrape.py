@@ -15,7 +15,6 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-MULTIPROCESS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_TYPE = CONTENT_TYPE_LATEST
 
 _ENDED = 0  # stands for the process id of all workers that have ended

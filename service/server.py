@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_store.cells import use_cells
+from feature_store.cells import FOLDER, use_cells
 from feature_store.logs import set_up_logs
 from feature_store.metered import SWITCH
 from model.artifact.formula import Formula
@@ -19,7 +19,7 @@ from service.lifecycle.failure import one_line
 from service.lifecycle.orders import static_order
 from service.lifecycle.settings import LifecycleSettings
 from service.observe.wanted import check_traces
-from service.scrape import MULTIPROCESS_DIRECTORY, Scrape
+from service.scrape import Scrape
 from service.settings import Settings
 from service.supervisor import Supervisor, fail
 
@@ -61,7 +61,7 @@ def _run(
     """folder: for what workers and parent share, empty."""
     metrics = folder / "metrics"
     metrics.mkdir()
-    os.environ[MULTIPROCESS_DIRECTORY] = str(metrics)
+    os.environ[FOLDER] = str(metrics)
     os.environ[SWITCH] = str(settings.metrics).lower()
     if settings.metrics:
         use_cells()  # of the parent itself: whom its own door refuses

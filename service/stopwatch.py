@@ -37,7 +37,7 @@ class Stopwatch:
             "user_tower": score.user_tower_s,
             "candidate_tower": score.candidate_tower_s,
         }
-        self.seconds["hand_over"] -= sum(stages.values())
+        self.seconds["hand_over"] = max(0.0, self.seconds["hand_over"] - sum(stages.values()))
         self.seconds.update(stages)
         self.state_kept = score.kept
 

@@ -58,6 +58,8 @@ def rank(
 ) -> None:
     """Ask a running service for a ranking and print it.
 
+    A service with keys wants one of scope rank in the environment's FARM_API_KEY.
+
     Example: `farm rank --url http://127.0.0.1:8080 --user 7 --candidates 11,12,13`
     """
     from service.show import rank_table

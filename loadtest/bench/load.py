@@ -72,7 +72,7 @@ def claims(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Of both runs."""
     calm, over = found["shares"][CALM], found["shares"][OVER]
     wrong = [load["figures"]["wrong_answers"] for load in (calm, over)]
-    begun = [load["figures"]["begun_in_time_share"] for load in (calm, over)]
+    begun = [load["figures"]["begun_in_time_share"] or 0.0 for load in (calm, over)]
     missed = [name for name in over["missed"] if name != _OF_THE_GENERATOR]
     return [
         claim(f"exit status of Locust at {CALM:.0%} of saturation", calm["exit_status"], "<=", 0),

@@ -16,6 +16,7 @@ from feature_store.store import FeatureStore, StoreUnreachable, open_store
 from service.lifecycle.failure import one_line
 
 _RETRY_S = 1.0
+_UNFIT_RETRY_S = 10.0  # somebody must mend it
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class SourceKeeper:
 
     def __init__(self, url: str, settings: ReadingSettings, schema: RecordSchema, retry_s: float = _RETRY_S) -> None:
         self._url, self._settings, self._retry_s = url, settings, retry_s
-        self._ended = threading.Event()
+        self._ended, self._lock = threading.Event(), threading.Lock()
         self._fits: Callable[[FeatureStore], None] = lambda store: None
         self.unfit = ""  # why the store that has come cannot be read
         try:
@@ -60,11 +61,12 @@ class SourceKeeper:
             threading.Thread(target=self._wait_for_it, name="store", daemon=True).start()
 
     async def close(self) -> None:
-        self._ended.set()
+        with self._lock:
+            self._ended.set()
         await self.current.store.close()
 
     def _wait_for_it(self) -> None:
-        while not self._ended.wait(self._retry_s):
+        while not self._ended.wait(_UNFIT_RETRY_S if self.unfit else self._retry_s):
             try:
                 store = open_store(self._url)
                 self._fits(store)
@@ -74,7 +76,10 @@ class SourceKeeper:
             except Exception as error:  # whatever it is: what is there may be mended
                 self._complain(one_line(error))
                 continue
-            self.current, self.unfit = source, ""
+            with self._lock:
+                if self._ended.is_set():  # its connections are opened when it is used, and it never is
+                    return
+                self.current, self.unfit = source, ""
             _log.warning("the store has come")
             return
 

@@ -5,6 +5,7 @@ A process has one observer, as it has one registry of metrics: `install` gives i
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -24,6 +25,8 @@ _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")  # what may be copied into logs and headers
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
+
+_log = logging.getLogger(__name__)
 
 
 class Trail:
@@ -88,7 +91,10 @@ def end(trail: Trail, method: str, route: str, status: int) -> float:
     """The seconds that it took.  Call it when the answer has been sent."""
     now, observer = time.perf_counter(), _observer
     if observer.tracer is not None and trail.span is not None and trail.span.sampled:
-        observer.tracer.take(trail, method, route, status, now)
+        try:
+            observer.tracer.take(trail, method, route, status, now)
+        except Exception:  # whatever it is: a request is counted, and told when it was slow, without its span too
+            _log.exception("a span was lost")
     if observer.slow is not None:
         watch = trail.watch
         seconds = now - (trail.started if watch is None else watch.started)  # a ranking's body is the client's time

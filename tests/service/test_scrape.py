@@ -9,7 +9,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.scrape import MULTIPROCESS_DIRECTORY, Scrape
+from feature_store.cells import FOLDER
+from service.scrape import Scrape
 
 COUNT = """
 import os, sys
@@ -27,7 +28,7 @@ print(os.getpid())
 
 def counted(folder: Path, count: int) -> int:
     """The id of a process that has counted so much, and ended."""
-    environment = {**os.environ, MULTIPROCESS_DIRECTORY: str(folder)}
+    environment = {**os.environ, FOLDER: str(folder)}
     command = [sys.executable, "-c", COUNT, str(count)]
     return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +20,14 @@ from loadtest.otlp_collector import Collector, attributes, collector
 from service.metrics import STAGES
 from service.observe import trail as trails
 from service.observe.sampling import Sampling, read_sampling
+from service.observe.start import observing
 from service.observe.traces import OtlpTracer
 from service.observe.trail import Observer, Trail
 from service.observe.w3c import SpanId, parent_of, read_parent, state_of
 from service.observe.wanted import check_traces, traces_wanted
+from service.runtime import StartError
 from service.scoring.scorer import Score
+from service.settings import Settings
 from service.stopwatch import Stopwatch
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -236,6 +240,33 @@ def test_paths_and_methods_of_strangers_are_not_told(traces: Collector) -> None:
     assert server.name == "HTTP"
     found = attributes(server)
     assert (found["http.request.method"], "url.path" in found, "http.route" in found) == ("_OTHER", False, False)
+
+
+@pytest.mark.parametrize("batch", [None, "3"], ids=["its own batch", "a given one"])
+def test_a_queue_may_be_shorter_than_a_batch(
+    traces: Collector, monkeypatch: pytest.MonkeyPatch, batch: str | None
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "20")
+    if batch:
+        monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch)
+    tracer = OtlpTracer(Sampling(1.0))
+    traced(tracer, [])
+    tracer.close(5.0)
+    assert len(traces.servers()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OTEL_BSP_MAX_QUEUE_SIZE", "0"), ("OTEL_BSP_SCHEDULE_DELAY", "0")],
+    ids=["queue", "delay"],
+)
+def test_what_the_exporter_refuses_is_one_line(
+    traces: Collector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    settings = Settings(artifact=tmp_path, store="lmdb:///store")
+    with pytest.raises(StartError, match="traces: the OTEL_"), observing(settings):
+        raise AssertionError("it began")
 
 
 def test_a_collector_that_does_not_answer_holds_nobody_up(

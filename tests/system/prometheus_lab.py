@@ -85,6 +85,7 @@ def _configuration(folder: Path, targets: Mapping[str, str]) -> Path:
     config["rule_files"] = [str(folder / "rules" / "*.yml")]
     for job in config["scrape_configs"]:
         name = job["job_name"]
+        job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": [targets[name]]}] if name in targets else []
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))
