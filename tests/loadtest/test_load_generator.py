@@ -112,7 +112,7 @@ def test_every_client_has_a_connection(tmp_path: Path) -> None:
     result = send(write(tmp_path / "bodies", [{}]), clients=5)
     assert len(Handler.connections) == 5
     assert 0 < result.p50_ms <= result.p95_ms <= result.p99_ms <= result.p999_ms <= result.max_ms
-    assert result.per_second == pytest.approx(result.requests / 0.3, abs=5 / 0.3)
+    assert result.per_second == pytest.approx(result.requests / 0.3, abs=2 * 5 / 0.3)  # those under way at both ends
     assert 0 < result.generator_cpu_share <= 1.1
     assert result.generator_cpu_us > 0
 

@@ -99,10 +99,8 @@ def test_no_refusal_shows_the_password_of_a_store(artifact: Path, store_url: str
         url = f"redis://:{{}}@{server.address}?namespace=less"
         asyncio.run(make_store(url.format("hush-9"), schema))
         lines = [refusal(artifact, url.format(password)) for password in ("hush-9", "hush-8")]
-    lines.append(refusal(artifact, url.format("hush-9")))  # nobody is there any more
     assert f"lacks video.{column}, which the model reads" in lines[0]
     assert "password" in lines[1]
-    assert "refused" in lines[2]
     assert not [line for line in lines if "hush" in line]
 
 
