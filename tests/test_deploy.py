@@ -99,9 +99,11 @@ def test_example_names_the_variables_of_the_compose_file() -> None:
 
 def test_prometheus_scrapes_the_service_and_the_event_worker() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    targets = [t for job in config["scrape_configs"] for static in job["static_configs"] for t in static["targets"]]
+    service, events = config["scrape_configs"]
     admin_port = Settings.model_fields["admin_port"].default
-    assert sorted(targets) == [f"event-worker:{METRICS_PORT}", f"service:{admin_port}"]
+    assert service["static_configs"] == [{"targets": [f"service:{admin_port}"]}]
+    (found,) = events["dns_sd_configs"]
+    assert (found["names"], found["type"], found["port"]) == (["event-worker"], "A", int(METRICS_PORT))
     assert SERVICES["service"]["environment"]["FARM_ADMIN_HOST"] == "0.0.0.0"
     assert SERVICES["event-worker"]["environment"]["FARM_METRICS_HOST"] == "0.0.0.0"
     assert SERVICES["event-worker"]["environment"]["FARM_METRICS_PORT"] == METRICS_PORT
