@@ -24,7 +24,7 @@ from loadtest.bench.peers_ratios import paired_ratio
 from loadtest.bench.peers_servers import PeerFailedError, PeerServer, ask, running_peer
 from loadtest.peers.model import PeerSettings
 from loadtest.process import running_service
-from loadtest.redis_servers import free_port
+from loadtest.redis_servers import free_port, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 T_OF_ONE = 12.706204736432095  # Student's t of 95% with one degree of freedom
@@ -72,11 +72,11 @@ def test_plain_peer_answers_as_the_service(peer: PeerServer, bodies: list[bytes]
 def test_stopped_server_runs_only_while_awake(peer: PeerServer, bodies: list[bytes]) -> None:
     one = Contestant("fastapi", peer.url, peer.pids)
     one.stop()
-    assert states(peer) == {"T"}
+    wait_until(lambda: states(peer) == {"T"}, "all are stopped")  # a signal takes its time
     with one.awake():
-        assert "T" not in states(peer)
+        wait_until(lambda: "T" not in states(peer), "none is stopped")
         ask(peer.url, bodies[0])
-    assert states(peer) == {"T"}
+    wait_until(lambda: states(peer) == {"T"}, "all are stopped again")
     with one.awake():
         ask(peer.url, bodies[0])
     one.resume()
