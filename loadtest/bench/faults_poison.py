@@ -8,7 +8,7 @@ import signal
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from http.client import HTTPResponse
 from pathlib import Path
@@ -32,6 +32,7 @@ POISONS: tuple[Poison, ...] = ("fails", "nan")
 _CANDIDATES = 10  # few, so that all requests fit into one batch
 _TILES = REQUESTS * 5  # each costs a tile and a run of the user tower
 _GUILTY = 424_242  # an author whom nobody knows
+_MORE = 4  # times that it is tried again until the guilty shares a batch
 _FAILURES = "farm_batch_failures_total"
 _TIMEOUT_S = 30.0
 _HEAD = b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -49,6 +50,8 @@ def _batches(ground: Ground, how: Poison) -> dict[str, Any]:
         with serving as service:
             before = service.metric(_FAILURES)
             found = [_batch(service, number) for number in range(ground.sizes.batches)]
+            while how == "fails" and len(found) < ground.sizes.batches + _MORE and not _halved(service, before):
+                found.append(_batch(service, len(found)))  # the guilty had a batch of its own: nothing is shown yet
             after = service.metric(_FAILURES)
     return {
         "guilty": [statuses[0] for statuses, _ in found],
@@ -58,11 +61,15 @@ def _batches(ground: Ground, how: Poison) -> dict[str, Any]:
     }
 
 
+def _halved(service: Service, before: Mapping[str, float]) -> bool:
+    return service.metric(_FAILURES).get("halved", 0.0) > before.get("halved", 0.0)
+
+
 def _batch(service: Service, number: int) -> tuple[list[int], list[str]]:
     """Statuses, of the guilty request first; what is wrong with the good answers of the others."""
     rng = np.random.default_rng(number)
     bodies = [_body(rng, number, place) for place in range(REQUESTS)]
-    guilty = number * 13 % REQUESTS
+    guilty = (REQUESTS // 2 + number * 13) % REQUESTS  # the first to be read may be scored before the second
     bodies[guilty]["candidates"][3] = _GUILTY
     answers = _together(service, [orjson.dumps(body) for body in bodies])
     guilty_status, _ = answers.pop(guilty)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from service.settings import Settings
 
 
 @pytest.fixture(scope="module")
-def runtime(artifact: Path, store_url: str) -> Runtime:
-    return load_runtime(Settings(artifact=artifact, store=store_url))
+def runtime(artifact: Path, store_url: str) -> Iterator[Runtime]:
+    loaded = load_runtime(Settings(artifact=artifact, store=store_url))
+    yield loaded
+    asyncio.run(loaded.close())  # else nobody else in this process can open the store
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from feature_store.records import UserRecord, known_at
 from feature_store.sampling import Sampling
 from feature_store.schema import MISSING
 from feature_store.store import open_store
-from model.datasets.prepared import Prepared
-from model.materialize import materialize
 from service.drift import observe_histories, observe_probabilities
 
 
@@ -68,11 +65,9 @@ def test_missing_values_of_the_events_that_were_read() -> None:
     assert value("farm_history_events_sum", domain="video") - before[1] == 2
 
 
-def test_the_age_is_that_of_the_newest_stored_event(prepared: Prepared, facts: Facts, tmp_path: Path) -> None:
+def test_the_age_is_that_of_the_newest_stored_event(store_url: str, facts: Facts) -> None:
     async def read() -> UserRecord | None:
-        url = f"lmdb://{tmp_path / 'store'}"
-        await materialize(prepared, url)
-        async with open_store(url) as store:
+        async with open_store(store_url) as store:
             return (await store.read(facts.users[0], [])).user
 
     user = asyncio.run(read())
