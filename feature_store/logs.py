@@ -95,4 +95,5 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value, default=str)
+    """On one line."""
+    return value if isinstance(value, str) and value and value.isprintable() else json.dumps(value, default=str)

@@ -16,8 +16,8 @@ from prometheus_client import Histogram
 from feature_store.matrices import UserInputs
 from feature_store.metered import metered
 from feature_store.records import UserRecord
-from feature_store.sampling import Sampling
 from feature_store.schema import DOMAINS, MISSING
+from feature_store.throttle import Throttle
 from service.freshness import newest_age_ms
 
 RANKINGS_PER_S = 20.0
@@ -58,7 +58,7 @@ _probability = Histogram(
     buckets=_PROBABILITIES,
 )
 _of_domain = {domain: (_events.labels(domain), _age.labels(domain), _missing.labels(domain)) for domain in DOMAINS}
-_sampling = Sampling(RANKINGS_PER_S)
+_throttle = Throttle(RANKINGS_PER_S)
 
 
 @metered
@@ -70,7 +70,7 @@ def watch_drift(
     user: as read, None when not known;  inputs: what the model read of it (U = 1);  now_ms: the time of the request;
     probabilities [C, T], calibrated.
     """
-    if _sampling.is_due():
+    if _throttle.is_due():
         observe_histories(user, inputs, now_ms)
         observe_probabilities(probabilities[random.randrange(len(probabilities))], tasks)
 

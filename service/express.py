@@ -70,12 +70,16 @@ class ExpressProtocol(GuardedProtocol):
             content = await self._post(scope, cycle.receive, trail.request_id)
             if self.flow.write_paused:
                 await self.flow.drain()
+        except Exception as error:
+            self._under_way = None
+            response = await self._problem(cycle, trail, error)
+            status = response.status_code
+            count_answer(self._path, status)
+            await response(scope, cast(Any, cycle.receive), cast(Any, cycle.send))
+        else:
             self._under_way, status = None, 200  # the answer may start the next request of the connection
             count_answer(self._path, status)
             self._answer(cycle, trail, content)
-        except Exception as error:
-            self._under_way = None
-            status = await self._fail(cycle, trail, error)
         finally:
             if status == _LEFT:
                 count_answer(self._path, status)
@@ -100,18 +104,14 @@ class ExpressProtocol(GuardedProtocol):
             self.transport.close()
         cycle.on_response()
 
-    async def _fail(self, cycle: RequestResponseCycle, trail: Trail, error: Exception) -> int:
-        """The status of the problem that was sent."""
-        scope: Any = cycle.scope
-        response = await self._on_error(Request(scope), error)
+    async def _problem(self, cycle: RequestResponseCycle, trail: Trail, error: Exception) -> Response:
+        if not isinstance(error, (ServiceError, ClientDisconnect)):
+            _log.error("request %s", trail.request_id, exc_info=error)
+        response = await self._on_error(Request(cast(Any, cycle.scope)), error)
         response.headers[REQUEST_ID_HEADER] = trail.request_id
         if trail.span is not None:
             response.headers[TRACE_RESPONSE.decode()] = trail.span.header().decode()
-        count_answer(self._path, response.status_code)
-        await response(scope, cast(Any, cycle.receive), cast(Any, cycle.send))
-        if not isinstance(error, (ServiceError, ClientDisconnect)):
-            _log.error("request %s", trail.request_id, exc_info=error)
-        return response.status_code
+        return response
 
 
 def express(limits: Limits, path: str, post: Post, on_error: OnError) -> type[asyncio.Protocol]:

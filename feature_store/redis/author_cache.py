@@ -18,8 +18,8 @@ import numpy as np
 
 from feature_store.authors import Authors, AuthorTable
 from feature_store.redis.metrics import count_looked_up, observe_author_age, show_authors
-from feature_store.sampling import Sampling
 from feature_store.schema import MISSING
+from feature_store.throttle import Throttle
 
 Fetched = dict[int, np.ndarray]
 """Records "author" of each known author, newest live room last."""
@@ -56,7 +56,7 @@ class AuthorCache:
         self._ages = _Ages[int](size, ttl_s)
         self._absent = _Ages[tuple[int, int]](size, negative_ttl_s)
         self._under_way: dict[int, asyncio.Task[Fetched]] = {}
-        self._sampling = Sampling(_AGES_PER_S)
+        self._throttle = Throttle(_AGES_PER_S)
         self._changes = 0  # how often entries were dropped; a fetch from before the last time is not remembered
 
     async def get(self, author_ids: Sequence[int] | np.ndarray, live_ids: np.ndarray | None = None) -> Authors:
@@ -107,12 +107,14 @@ class AuthorCache:
             if self._authors.remove(author):
                 self._ages.remove(author)
         self._absent.remove_where(lambda pair: pair[0] in gone)
+        show_authors(len(self._authors))
 
     def purge(self) -> None:
         """Forget all."""
         self._changes += 1
         for memory in (self._authors, self._ages, self._outdated, self._absent, self._under_way):
             memory.clear()
+        show_authors(0)
 
     def __len__(self) -> int:
         return len(self._authors)
@@ -120,7 +122,7 @@ class AuthorCache:
     def _show(self, ids: np.ndarray, unknown: int, misses: int) -> None:
         """ids: asked for;  unknown: of them, not remembered, or not with the room that must be known."""
         count_looked_up(len(ids) - unknown, unknown - misses, misses)
-        if len(ids) and self._sampling.is_due():
+        if len(ids) and self._throttle.is_due():
             age_s = self._ages.age_s(int(random.choice(ids)), self._clock())
             if age_s is not None:
                 observe_author_age(age_s)

@@ -5,11 +5,7 @@ Real processes under an open loop of requests from a process of its own, of user
 
 from __future__ import annotations
 
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +19,10 @@ from loadtest.bench.faults_sizes import QUICK, Sizes
 from loadtest.bench.faults_slow import slowloris, slowloris_claims
 from loadtest.bench.faults_spoilt import refused, refused_claims, rollback, rollback_claims
 from loadtest.bench.faults_workers import workers, workers_claims
+from loadtest.bench.parts import Part, choose, measure_parts
 from loadtest.bench.service_lab import open_lab
-from loadtest.bench.untrained import untrained
+from loadtest.bench.untrained import given_or_untrained
 from model.figures import report
-
-
-@dataclass(frozen=True)
-class Part:
-    """One kind of fault."""
-
-    measure: Callable[[Ground], dict[str, Any]]
-    claims: Callable[[dict[str, Any]], list[dict[str, Any]]]
-
 
 PARTS = {
     "redis": Part(redis, redis_claims),
@@ -51,33 +39,20 @@ PARTS = {
 IN_QUICK = ("redis", "overload", "kill", "poison")  # what fits into a minute
 
 
-class UnknownPartError(ValueError):
-    """There is no part of this name."""
-
-
 def run(artifact: Path | None, only: str | None, quick: bool) -> dict[str, Any]:
     """All parts, or the one of a name, with one artifact; without one, with an untrained FARM (its speed is the same).
 
     UnknownPartError when there is no part of that name.
     """
-    if only is not None and only not in PARTS:
-        raise UnknownPartError(f"no part {only!r}; there are {', '.join(PARTS)}")
-    names = [only] if only else list(IN_QUICK if quick else PARTS)
-    with tempfile.TemporaryDirectory() as scratch:
-        return measure(artifact or untrained(Path(scratch)), names, QUICK if quick else Sizes())
+    names = choose(only, PARTS, IN_QUICK if quick else PARTS)
+    with given_or_untrained(artifact) as path:
+        return measure(path, names, QUICK if quick else Sizes())
 
 
 def measure(artifact: Path, names: list[str], sizes: Sizes) -> dict[str, Any]:
     """The report on some parts."""
-    results, claims = {}, []
     with open_lab(artifact, sizes.users) as lab:
-        ground = Ground(lab, sizes)
-        for name in names:
-            start = time.monotonic()
-            found = PARTS[name].measure(ground)
-            results[name] = {**found, "took_s": time.monotonic() - start}
-            claims += PARTS[name].claims(found)
-            print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        results, claims = measure_parts(PARTS, names, Ground(lab, sizes))
         cores = asdict(lab.cores)
     settings = {"artifact": artifact.name, "candidates": CANDIDATES, "cores": cores, **asdict(sizes)}
     return report("faults", settings, results, claims)

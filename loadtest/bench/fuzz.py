@@ -7,7 +7,6 @@ import http.client
 import re
 import socket
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,9 +27,10 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks as openapi_checks
 
 from loadtest.bench import fuzz_requests
+from loadtest.bench.parts import choose
 from loadtest.bench.service_lab import Lab, Service, open_lab
 from loadtest.bench.service_stores import Backend
-from loadtest.bench.untrained import untrained
+from loadtest.bench.untrained import given_or_untrained
 from model.figures import claim, report
 
 DOCUMENTED = (503, 504)  # of 5xx
@@ -59,10 +59,6 @@ class Sizes:
 
 
 QUICK = Sizes(openapi=200, bodies=800, wire=60, backends=("lmdb",))
-
-
-class UnknownPartError(ValueError):
-    """There is no part of this name."""
 
 
 @dataclass
@@ -103,12 +99,9 @@ class Findings:
 
 def run(artifact: Path | None, only: str | None, quick: bool) -> dict[str, Any]:
     """All parts, or the one of a name.  UnknownPartError when there is none of that name."""
-    if only is not None and only not in PARTS:
-        raise UnknownPartError(f"no part {only!r}; there are {', '.join(PARTS)}")
-    with tempfile.TemporaryDirectory() as scratch:
-        return measure(
-            artifact or untrained(Path(scratch)), [only] if only else list(PARTS), QUICK if quick else Sizes()
-        )
+    names = choose(only, PARTS)
+    with given_or_untrained(artifact) as path:
+        return measure(path, names, QUICK if quick else Sizes())
 
 
 def measure(artifact: Path, names: list[str], sizes: Sizes) -> dict[str, Any]:

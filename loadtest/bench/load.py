@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from loadtest.bench.load_mix import Mix, write_mix
 from loadtest.bench.service_lab import BenchError, Lab, Service, open_lab
 from loadtest.bench.service_stores import AUTHORS
 from loadtest.bench.store_data import author_ids, user_ids
-from loadtest.bench.untrained import untrained
+from loadtest.bench.untrained import given_or_untrained
 from loadtest.frontend.settings import PREFIX, LoadSettings, read_load_settings
 from loadtest.load.run import Load, loading, run_load
 from model.figures import claim, report
@@ -49,8 +48,8 @@ QUICK = Sizes(users=3_000, bodies=4_000, rounds=2, seconds=2.0, locust_seconds=8
 def run(artifact: Path | None, html: Path, quick: bool) -> dict[str, Any]:
     """Both loads; without an artifact, of an untrained FARM (its speed is the same).  html: folder for reports."""
     sizes = QUICK if quick else Sizes()
-    with tempfile.TemporaryDirectory() as scratch:
-        return measure(artifact or untrained(Path(scratch)), html, sizes)
+    with given_or_untrained(artifact) as path:
+        return measure(path, html, sizes)
 
 
 def measure(artifact: Path, html: Path, sizes: Sizes) -> dict[str, Any]:

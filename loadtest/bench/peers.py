@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from loadtest.bench.cores import Cores
 from loadtest.bench.memory import descendants
+from loadtest.bench.parts import choose
 from loadtest.bench.peers_answers import OtherAnswerError, require_same
 from loadtest.bench.peers_blocks import CLIENTS, Contestant, Traffic, closed_blocks, open_blocks
 from loadtest.bench.peers_claims import claims_of, figures_of
@@ -25,7 +26,7 @@ from loadtest.bench.peers_environments import PEERS, peer_python
 from loadtest.bench.peers_servers import PeerFailedError, ask, running_peer
 from loadtest.bench.service_stores import AUTHORS, NOW_MS, filled_store
 from loadtest.bench.store_data import author_ids, user_ids
-from loadtest.bench.untrained import untrained
+from loadtest.bench.untrained import given_or_untrained
 from loadtest.load.traffic import rank_bodies
 from loadtest.peers.model import STORE_SETTINGS, PeerSettings
 from loadtest.process import PATIENT, running_service
@@ -40,10 +41,6 @@ _SEED = 1
 
 Way = Literal["tiled", "towers"]
 WAYS: tuple[Way, ...] = ("towers", "tiled")
-
-
-class UnknownPeerError(ValueError):
-    """There is no peer of this name."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,12 @@ def run(artifact: Path | None, only: str | None, environments: Path, quick: bool
     """Against all peers, or some, separated by commas.  Without an artifact: an untrained FARM (its speed is the same).
 
     environments: folder of the peers' virtual environments, which are made when they are not there.
-    UnknownPeerError when there is no peer of a name.
+    UnknownPartError when there is no peer of a name.
     """
-    names = list(PEERS) if only is None else [name.strip() for name in only.split(",")]
-    if unknown := [name for name in names if name not in PEERS]:
-        raise UnknownPeerError(f"no peer {unknown[0]!r}; there are {', '.join(PEERS)}")
-    with tempfile.TemporaryDirectory() as scratch:
-        artifact = artifact or untrained(Path(scratch))
-        return measure(artifact, names, environments, QUICK if quick else Sizes())
+    asked = list(PEERS) if only is None else only.split(",")
+    names = [name for one in asked for name in choose(one.strip(), PEERS, kind="peer")]
+    with given_or_untrained(artifact) as path:
+        return measure(path, names, environments, QUICK if quick else Sizes())
 
 
 def measure(artifact: Path, names: Sequence[str], environments: Path, sizes: Sizes) -> dict[str, Any]:

@@ -5,17 +5,14 @@ The service has one core; the load generator and the server of the Redis store h
 
 from __future__ import annotations
 
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from loadtest.bench.parts import Part, choose, measure_parts
 from loadtest.bench.service_cache import cache, cache_claims
 from loadtest.bench.service_generator import generator, generator_claims
-from loadtest.bench.service_lab import TOP_K, Lab, open_lab
+from loadtest.bench.service_lab import TOP_K, open_lab
 from loadtest.bench.service_linear import linear, linear_claims
 from loadtest.bench.service_memory import memory, memory_claims
 from loadtest.bench.service_mixed import mixed, mixed_claims
@@ -25,18 +22,9 @@ from loadtest.bench.service_sizes import QUICK, Sizes
 from loadtest.bench.service_stores import AUTHORS
 from loadtest.bench.service_users import users, users_claims
 from loadtest.bench.service_workers import workers, workers_claims
-from loadtest.bench.untrained import untrained
+from loadtest.bench.untrained import given_or_untrained
 from loadtest.process import PATIENT
 from model.figures import report
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is measured together."""
-
-    measure: Callable[[Lab, Sizes], dict[str, Any]]
-    claims: Callable[[dict[str, Any]], list[dict[str, Any]]]
-
 
 PARTS = {
     "generator": Part(generator, generator_claims),
@@ -52,32 +40,20 @@ PARTS = {
 SLOW = ("memory",)  # parts that a quick run leaves out unless they are asked for
 
 
-class UnknownPartError(ValueError):
-    """There is no part of this name."""
-
-
 def run(artifact: Path | None, only: str | None, quick: bool) -> dict[str, Any]:
     """All parts, or the one of a name, of one artifact; without one, of an untrained FARM (its speed is the same).
 
     UnknownPartError when there is no part of that name.
     """
-    if only is not None and only not in PARTS:
-        raise UnknownPartError(f"no part {only!r}; there are {', '.join(PARTS)}")
-    names = [only] if only else [name for name in PARTS if not (quick and name in SLOW)]
-    with tempfile.TemporaryDirectory() as scratch:
-        return measure(artifact or untrained(Path(scratch)), names, QUICK if quick else Sizes())
+    names = choose(only, PARTS, [name for name in PARTS if not (quick and name in SLOW)])
+    with given_or_untrained(artifact) as path:
+        return measure(path, names, QUICK if quick else Sizes())
 
 
 def measure(artifact: Path, names: list[str], sizes: Sizes) -> dict[str, Any]:
     """The report on some parts."""
-    results, claims = {}, []
     with open_lab(artifact, sizes.users, **PATIENT) as lab:
-        for name in names:
-            start = time.monotonic()
-            found = PARTS[name].measure(lab, sizes)
-            results[name] = {**found, "took_s": time.monotonic() - start}
-            claims += PARTS[name].claims(found)
-            print(f"{name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        results, claims = measure_parts(PARTS, names, lab, sizes)
         cores = asdict(lab.cores)
     settings = {"artifact": artifact.name, "top_k": TOP_K, "authors": AUTHORS, "cores": cores, **asdict(sizes)}
     return report("service", settings, results, claims)

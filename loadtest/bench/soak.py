@@ -6,7 +6,6 @@ Letters: M minutes.
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,8 +23,9 @@ from loadtest.bench.faults_models import Models, must_activate, two_models
 from loadtest.bench.faults_redis import Place, store_place
 from loadtest.bench.faults_sizes import QUICK as QUICK_FAULTS
 from loadtest.bench.faults_sizes import Sizes as FaultSizes
+from loadtest.bench.parts import choose
 from loadtest.bench.service_lab import Bodies, Service, open_lab
-from loadtest.bench.untrained import untrained
+from loadtest.bench.untrained import given_or_untrained
 from model.figures import claim, report
 
 LOAD = 0.6  # of saturation
@@ -48,10 +48,6 @@ class Sizes:
 QUICK = Sizes(minutes=6, minute_s=5.0)
 
 
-class UnknownTroubleError(ValueError):
-    """There is no trouble of this name."""
-
-
 @dataclass(frozen=True)
 class Minute:
     """At the end of a minute of load, while it still goes on."""
@@ -65,13 +61,11 @@ class Minute:
 
 
 def run(artifact: Path | None, minutes: int, only: str | None, quick: bool) -> dict[str, Any]:
-    """With all troubles, those of a name, or "none".  UnknownTroubleError when there is none of that name."""
-    if only not in (None, "none", *TROUBLES):
-        raise UnknownTroubleError(f"no trouble {only!r}; there are none, {', '.join(TROUBLES)}")
-    troubles = TROUBLES if only is None else tuple(name for name in TROUBLES if name == only)
+    """With all troubles, those of a name, or "none".  UnknownPartError when there is none of that name."""
+    troubles = tuple(name for name in choose(only, ("none", *TROUBLES), TROUBLES, "trouble") if name in TROUBLES)
     sizes = QUICK if quick else Sizes(minutes)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = soak(artifact or untrained(Path(scratch)), sizes, troubles, QUICK_FAULTS if quick else FaultSizes())
+    with given_or_untrained(artifact) as path:
+        found = soak(path, sizes, troubles, QUICK_FAULTS if quick else FaultSizes())
     return report("soak", {**asdict(sizes), "troubles": troubles, "load": LOAD}, found, soak_claims(found))
 
 

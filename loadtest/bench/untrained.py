@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,3 +31,10 @@ def untrained(folder: Path, table_rows: str = "") -> Path:
     knots = np.linspace(0.002, 0.97, _KNOTS)
     calibration = Calibration(view.tasks, dict.fromkeys(view.tasks, (knots, 0.9 * knots)))
     return export_model(Ranker(ModelConfig(), view), run, folder / "artifact", calibration).path
+
+
+@contextmanager
+def given_or_untrained(artifact: Path | None) -> Iterator[Path]:
+    """An artifact, or without one that of an untrained FARM, for as long."""
+    with tempfile.TemporaryDirectory() as scratch:
+        yield artifact or untrained(Path(scratch))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as json_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,12 +121,10 @@ def bench_events(
 
     Example: `farm bench events --json events.json`
     """
-    from loadtest.bench.events import UnknownScenarioError, run
+    from loadtest.bench.events import run
 
-    try:
+    with _only():
         report = run(only, quick)
-    except UnknownScenarioError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
     _finish(report, json)
 
 
@@ -142,12 +142,10 @@ def bench_service(
 
     Example: `farm bench service --json service.json`
     """
-    from loadtest.bench.service import UnknownPartError, run
+    from loadtest.bench.service import run
 
-    try:
+    with _only():
         report = run(artifact, only, quick)
-    except UnknownPartError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
     _finish(report, json)
 
 
@@ -167,12 +165,10 @@ def bench_faults(
 
     Example: `farm bench faults --only redis --json faults.json`
     """
-    from loadtest.bench.faults import UnknownPartError, run
+    from loadtest.bench.faults import run
 
-    try:
+    with _only():
         report = run(artifact, only, quick)
-    except UnknownPartError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
     _finish(report, json)
 
 
@@ -188,12 +184,10 @@ def bench_soak(
 
     Example: `farm bench soak --minutes 30 --json soak.json`
     """
-    from loadtest.bench.soak import UnknownTroubleError, run
+    from loadtest.bench.soak import run
 
-    try:
+    with _only():
         report = run(artifact, minutes, only, quick)
-    except UnknownTroubleError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
     _finish(report, json)
 
 
@@ -208,12 +202,10 @@ def bench_fuzz(
 
     Example: `farm bench fuzz --json fuzz.json`
     """
-    from loadtest.bench.fuzz import UnknownPartError, run
+    from loadtest.bench.fuzz import run
 
-    try:
+    with _only():
         report = run(artifact, only, quick)
-    except UnknownPartError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
     _finish(report, json)
 
 
@@ -233,12 +225,10 @@ def bench_peers(
 
     Example: `farm bench peers --only fastapi,mosec --json peers.json`
     """
-    from loadtest.bench.peers import UnknownPeerError, run
+    from loadtest.bench.peers import run
 
-    try:
+    with _only():
         report = run(artifact, only, environments, quick)
-    except UnknownPeerError as error:
-        raise typer.BadParameter(str(error), param_hint="--only") from None
     _finish(report, json)
 
 
@@ -269,13 +259,22 @@ def bench_metrics(
 
     Example: `farm bench metrics --json metrics.json`
     """
-    from loadtest.bench.metrics import UnknownPartError, run
+    from loadtest.bench.metrics import run
+
+    with _only():
+        report = run(artifact, only, quick)
+    _finish(report, json)
+
+
+@contextmanager
+def _only() -> Iterator[None]:
+    """What --only names must exist."""
+    from loadtest.bench.parts import UnknownPartError
 
     try:
-        report = run(artifact, only, quick)
+        yield
     except UnknownPartError as error:
         raise typer.BadParameter(str(error), param_hint="--only") from None
-    _finish(report, json)
 
 
 def _finish(report: dict[str, Any], json: Path | None) -> None:

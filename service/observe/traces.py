@@ -34,7 +34,7 @@ from opentelemetry.util.types import AttributeValue
 
 from service.observe.sampling import Sampling
 from service.observe.trail import Trail
-from service.observe.w3c import SpanId, state_of
+from service.observe.w3c import SpanId, tracestate_of
 from service.release import package_version
 
 OTHER_ROUTE = "other"
@@ -56,8 +56,9 @@ class OtlpTracer:
 
     def __init__(self, sampling: Sampling) -> None:
         """Where to and how, OpenTelemetry's environment variables say.  ValueError when they are wrong."""
-        for name in _TALKATIVE:
-            logging.getLogger(name).addFilter(_Seldom())
+        self._seldom = {name: _Seldom() for name in _TALKATIVE}
+        for name, seldom in self._seldom.items():
+            logging.getLogger(name).addFilter(seldom)
         self.sampling = sampling
         self._ids = _ChosenIds()
         self._exporter = OTLPSpanExporter()
@@ -90,6 +91,8 @@ class OtlpTracer:
         flushing = threading.Thread(target=self._processor.force_flush, daemon=True)
         flushing.start()
         flushing.join(within_s)
+        for name, seldom in self._seldom.items():
+            logging.getLogger(name).removeFilter(seldom)
         self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK has not typed it
 
     def _add_stages(self, server: Span, stages: list[tuple[str, float, float]]) -> None:
@@ -151,7 +154,7 @@ def _context(trail: Trail) -> Context:
         int(parent.span_id, 16),
         is_remote=True,
         trace_flags=TraceFlags(TraceFlags.SAMPLED if parent.sampled else TraceFlags.DEFAULT),
-        trace_state=TraceState.from_header([state_of(trail.headers)]),
+        trace_state=TraceState.from_header([tracestate_of(trail.headers)]),
     )
     return set_span_in_context(NonRecordingSpan(remote), Context())
 

@@ -52,7 +52,7 @@ def read_parent(value: bytes) -> SpanId | None:
     return SpanId(trace_id.decode(), span_id.decode(), bool(int(flags, 16) & 1))
 
 
-def state_of(headers: Headers) -> str:
+def tracestate_of(headers: Headers) -> str:
     """What other tracing systems have to say of the trace, or nothing."""
     value = b",".join(value for name, value in headers if name == _STATE)
     return value.decode("latin-1") if len(value) <= _MOST_STATE_BYTES else ""

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from feature_store.records import records_from_columns
 from feature_store.redis.author_cache import AuthorCache
-from feature_store.sampling import Sampling
+from feature_store.throttle import Throttle
 from feature_store.schema import MISSING, RecordSchema
 
 
@@ -238,11 +238,15 @@ def test_metrics(world: World) -> None:
         assert np.subtract(counts(), before)[:4].tolist() == [0, 0, 3, 0]
         assert counts()[5] == 2
         world.now += 1.5
-        cache._sampling = Sampling(20.0, lambda: world.now)
+        cache._throttle = Throttle(20.0, lambda: world.now)
         before = counts()
         await rooms(cache, [1, 2])
         assert np.subtract(counts(), before)[:5].tolist() == [2, 0, 0, 1, 1.5]
         await rooms(cache, [1, 2, 3], [11, 20, MISSING])  # of the first, another room
         assert np.subtract(counts(), before)[:4].tolist() == [3, 1, 1, 1]
+        cache.discard([2])
+        assert counts()[5] == 1
+        cache.purge()
+        assert counts()[5] == 0
 
     run(scenario)

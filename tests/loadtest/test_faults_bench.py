@@ -17,6 +17,7 @@ from loadtest.bench.faults_lab import Usage, Watched
 from loadtest.bench.faults_redis import Course, verdict
 from loadtest.bench.faults_workers import mixed_answers
 from loadtest.bench.fuzz import Findings
+from loadtest.bench.parts import UnknownPartError
 from loadtest.load.figures import Answer, LoadResult
 from loadtest.load.trace import Kind, Trace
 from model.artifact.engine import Engine, Piece
@@ -163,9 +164,9 @@ def test_spoilt_models_are_spoilt_in_one_way(artifact: Path, tmp_path: Path) -> 
 
 
 def test_parts_must_exist(artifact: Path) -> None:
-    with pytest.raises(faults.UnknownPartError, match="no part 'all'; there are redis, overload"):
+    with pytest.raises(UnknownPartError, match="no part 'all'; there are redis, overload"):
         faults.run(artifact, "all", quick=True)
-    with pytest.raises(fuzz.UnknownPartError, match="there are openapi, bodies, wire"):
+    with pytest.raises(UnknownPartError, match="there are openapi, bodies, wire"):
         fuzz.run(artifact, "all", quick=True)
-    with pytest.raises(soak.UnknownTroubleError, match="there are none, reloads, redis"):
+    with pytest.raises(UnknownPartError, match="there are none, reloads, redis"):
         soak.run(artifact, 1, "all", quick=True)

@@ -11,6 +11,7 @@ import pytest
 from loadtest.bench import metrics
 from loadtest.bench.metrics_cost import cost_claims
 from loadtest.bench.metrics_sizes import QUICK
+from loadtest.bench.parts import UnknownPartError
 
 TINY = replace(QUICK, users=60, bodies=600, rounds=2, seconds=0.2, exact_seconds=0.5, kills=1, around_s=0.3)
 
@@ -37,5 +38,5 @@ def test_the_cost_is_that_of_pairs_of_blocks(artifact: Path) -> None:
 
 
 def test_unknown_parts_are_refused() -> None:
-    with pytest.raises(metrics.UnknownPartError, match="no part 'speed'; there are cost, exact, killed"):
+    with pytest.raises(UnknownPartError, match="no part 'speed'; there are cost, exact, killed"):
         metrics.run(None, "speed", quick=True)

@@ -15,7 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from feature_store.store import open_store
-from loadtest.bench.peers import UnknownPeerError, run
+from loadtest.bench.parts import UnknownPartError
+from loadtest.bench.peers import run
 from loadtest.bench.peers_answers import OtherAnswerError, require_same
 from loadtest.bench.peers_blocks import Block, Contestant
 from loadtest.bench.peers_claims import claims_of, figures_of
@@ -96,7 +97,7 @@ def test_peer_that_does_not_start_is_named_with_its_error(tmp_path: Path, store_
 
 
 def test_unknown_peer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnknownPeerError, match="no peer 'flask'; there are fastapi, litserve"):
+    with pytest.raises(UnknownPartError, match="no peer 'flask'; there are fastapi, litserve"):
         run(None, "mosec,flask", tmp_path, quick=True)
 
 

@@ -16,6 +16,7 @@ from feature_store.schema import default_schema
 from feature_store.store import open_store
 from loadtest.bench import service
 from loadtest.bench.cores import Cores, pinned
+from loadtest.bench.parts import UnknownPartError
 from loadtest.bench.service_lab import BenchError, Lab, interleave, open_lab
 from loadtest.bench.service_linear import fit
 from loadtest.bench.service_saturated import split
@@ -111,7 +112,7 @@ def test_cores_are_given_back() -> None:
 
 
 def test_a_part_must_exist(artifact: Path) -> None:
-    with pytest.raises(service.UnknownPartError, match="no part 'everything'; there are generator, saturated"):
+    with pytest.raises(UnknownPartError, match="no part 'everything'; there are generator, saturated"):
         service.run(artifact, "everything", quick=True)
 
 

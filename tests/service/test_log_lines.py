@@ -67,6 +67,11 @@ def test_a_text_line_is_one_line() -> None:
     assert text.endswith(f" WARNING worker[{one.process}] farm.test: {said} {more}")
 
 
+def test_a_field_cannot_begin_another_line() -> None:
+    text = TextLines("worker", dict).format(record("odd", path="/a\n2026 WARNING forged"))
+    assert text.endswith(r'odd path="/a\n2026 WARNING forged"')
+
+
 @pytest.mark.parametrize(("name", "value"), [("FARM_LOG_FORMAT", "xml"), ("FARM_LOG_LEVEL", "loud")])
 def test_wrong_settings_are_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)

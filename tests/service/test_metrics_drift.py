@@ -12,9 +12,9 @@ from service_facts import Client, Facts
 
 from feature_store.matrices import UserInputs
 from feature_store.records import UserRecord, known_at
-from feature_store.sampling import Sampling
 from feature_store.schema import MISSING
 from feature_store.store import open_store
+from feature_store.throttle import Throttle
 from service.drift import observe_histories, observe_probabilities
 
 
@@ -95,11 +95,11 @@ def test_rankings_are_looked_at(opened: Client, facts: Facts) -> None:
 
 def test_at_most_so_many_a_second() -> None:
     now = 100.0
-    sampling = Sampling(20.0, lambda: now)
+    throttle = Throttle(20.0, lambda: now)
     looked = []
     for _ in range(1000):  # 10 s at 100 a second
-        looked.append(sampling.is_due())
+        looked.append(throttle.is_due())
         now += 0.01
     assert sum(looked) == 200
     now += 60.0
-    assert [sampling.is_due(), sampling.is_due()] == [True, False]
+    assert [throttle.is_due(), throttle.is_due()] == [True, False]

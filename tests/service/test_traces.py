@@ -23,7 +23,7 @@ from service.observe.sampling import Sampling, read_sampling
 from service.observe.start import observing
 from service.observe.traces import OtlpTracer
 from service.observe.trail import Observer, Trail
-from service.observe.w3c import SpanId, parent_of, read_parent, state_of
+from service.observe.w3c import SpanId, parent_of, read_parent, tracestate_of
 from service.observe.wanted import check_traces, traces_wanted
 from service.runtime import StartError
 from service.scoring.scorer import Score
@@ -68,8 +68,8 @@ def test_a_malformed_parent_is_none(value: bytes) -> None:
 def test_several_parents_are_none_and_several_states_are_joined() -> None:
     assert parent_of([(b"traceparent", parent()), (b"traceparent", parent())]) is None
     assert parent_of([(b"accept", b"*/*"), (b"traceparent", parent())]) == SpanId(TRACE, SPAN, True)
-    assert state_of([(b"tracestate", b"a=1"), (b"tracestate", b"b=2")]) == "a=1,b=2"
-    assert state_of([(b"tracestate", b"a=" + b"x" * 511)]) == ""
+    assert tracestate_of([(b"tracestate", b"a=1"), (b"tracestate", b"b=2")]) == "a=1,b=2"
+    assert tracestate_of([(b"tracestate", b"a=" + b"x" * 511)]) == ""
 
 
 def test_the_header_of_a_span_is_read_back() -> None:
@@ -282,5 +282,6 @@ def test_a_collector_that_does_not_answer_holds_nobody_up(
                 traced(tracer, [])
             tracer.close(0.2)
         assert time.monotonic() - start < 5
+    assert not logging.getLogger("opentelemetry.sdk.trace.export").filters  # all is as it was before
     full = [record for record in caplog.records if "Queue full" in record.getMessage()]
     assert len(full) == 1

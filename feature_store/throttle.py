@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 
-class Sampling:
+class Throttle:
     """Lets at most `per_second` of what comes through: what comes first in each of as many equal parts of a second.
 
     Example::
 
-        if sampling.is_due():
+        if throttle.is_due():
             observe(what_is_dear())
     """
 
