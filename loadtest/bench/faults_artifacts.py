@@ -20,11 +20,14 @@ _BEYOND = 10**6  # an index that a table of one row does not have
 
 
 def another_model(folder: Path, seed: int) -> Path:
-    """The artifact of an untrained FARM with weights of the seed, in `folder` / "artifact"."""
+    """The artifact of an untrained FARM with weights of the seed, below `folder`, where it is made only once."""
     import torch
 
-    torch.manual_seed(seed)
-    return untrained(folder)
+    place = folder / f"untrained-{seed}"
+    if not place.exists():
+        torch.manual_seed(seed)
+        untrained(place)
+    return place / "artifact"
 
 
 def poisoned(artifact: Path, folder: Path, author_id: int, how: Poison) -> Path:

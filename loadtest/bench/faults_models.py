@@ -40,12 +40,12 @@ class Activation:
     answer: dict[str, Any]
 
 
-def two_models(artifact: Path, folder: Path) -> Models:
-    """`artifact` and one with other weights."""
+def two_models(lab: Lab, folder: Path) -> Models:
+    """The lab's and one with other weights."""
     root = folder / "models"
     root.mkdir(parents=True)
     store = ArtifactStore.open(root)
-    versions = store.push(artifact), store.push(another_model(folder / "other", seed=17))
+    versions = store.push(lab.artifact), store.push(another_model(lab.folder, seed=17))
     store.activate(versions[0])
     return Models(root, store, versions)
 

@@ -25,7 +25,7 @@ def reload(ground: Ground) -> dict[str, Any]:
     """Activations in turn under load; each begins a window, and a window of the same length without one follows."""
     sizes, bodies = ground.sizes, ground.bodies()
     with tempfile.TemporaryDirectory() as folder:
-        models = two_models(ground.lab.artifact, Path(folder))
+        models = two_models(ground.lab, Path(folder))
         with serving_models(ground.lab, models) as service:
             rate = LOAD * ground.peak(service, "lmdb")
             seconds = sizes.reloads * (2 * sizes.window_s + _LONGEST_S)

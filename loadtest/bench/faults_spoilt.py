@@ -45,8 +45,8 @@ def refused(ground: Ground) -> dict[str, Any]:
     bodies, found = ground.bodies(), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = two_models(ground.lab.artifact, folder)
-        source = another_model(folder / "third", seed=18)
+        models = two_models(ground.lab, folder)
+        source = another_model(ground.lab.folder, seed=18)
         with serving_models(ground.lab, models) as service:
             rate = LOAD * ground.peak(service, "lmdb")
             seconds = len(SPOILT) * (_LONGEST_S + _AROUND_S)
@@ -79,7 +79,7 @@ def rollback(ground: Ground) -> dict[str, Any]:
     bodies = ground.bodies()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = two_models(ground.lab.artifact, folder)
+        models = two_models(ground.lab, folder)
         guilty = int(author_ids(AUTHORS)[7])
         version = models.store.push(poisoned(ground.lab.artifact, folder / "poisoned", guilty, "nan"))
         with serving_models(ground.lab, models) as service:

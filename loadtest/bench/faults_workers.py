@@ -45,7 +45,7 @@ def workers(ground: Ground) -> dict[str, Any]:
     """Activations in turn, under load of questions whose answers by either model are known."""
     lab, sizes = ground.lab, ground.sizes
     with tempfile.TemporaryDirectory() as name:
-        models = two_models(lab.artifact, Path(name))
+        models = two_models(lab, Path(name))
         ids = user_ids(lab.users), author_ids(AUTHORS)
         bodies = rank_bodies(Path(name) / "bodies", *ids, [CANDIDATES], _QUESTIONS, TOP_K, NOW_MS, seed=3)
         both = {lab.cores.service, lab.cores.others}

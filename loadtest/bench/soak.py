@@ -73,7 +73,7 @@ def soak(artifact: Path, sizes: Sizes, troubles: Sequence[str], fault_sizes: Fau
     """Minutes of load, each with its troubles."""
     with open_lab(artifact, fault_sizes.users) as lab, ExitStack() as stack:
         ground = Ground(lab, fault_sizes)
-        models = two_models(artifact, lab.folder / "soak") if "reloads" in troubles else None
+        models = two_models(lab, lab.folder / "soak") if "reloads" in troubles else None
         place = stack.enter_context(store_place(ground))
         environment: dict[str, Any] = {"FARM_MODELS": str(models.folder)} if models else {}
         url = f"redis://127.0.0.1:{place.proxy.port}"

@@ -12,8 +12,8 @@ from prometheus_client import REGISTRY
 
 from feature_store.records import records_from_columns
 from feature_store.redis.author_cache import AuthorCache
-from feature_store.throttle import Throttle
 from feature_store.schema import MISSING, RecordSchema
+from feature_store.throttle import Throttle
 
 
 class World:
