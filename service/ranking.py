@@ -103,7 +103,7 @@ async def _answer(
 ) -> Ranked:
     """By one model, from the first step to the last."""
     now_ms = int(1000 * time.time()) if query.now_ms is None else query.now_ms
-    features = await _read(source, serving.model.view, query, now_ms, visit)
+    features = await _read(source, serving, query, now_ms, visit)
     watch.lap("store")
     watch.degraded = features.degraded
     score = await _score(serving, features, visit)
@@ -120,16 +120,17 @@ async def _answer(
     return Ranked(content, features, now_ms, score.probabilities, model.tasks)
 
 
-async def _read(source: Source, view: ModelView, query: Query, now_ms: int, visit: Visit) -> Features:
+async def _read(source: Source, serving: Serving, query: Query, now_ms: int, visit: Visit) -> Features:
     """A store that fails makes an answer with less in it, not an error, but for steps that a setting forbids."""
     live_ids = None if (query.live_ids == MISSING).all() else query.live_ids
     try:
-        reading = await source.reader.read(query.user_id, query.author_ids, live_ids, visit.store_s())
+        with serving.scorer.coming():
+            reading = await source.reader.read(query.user_id, query.author_ids, live_ids, visit.store_s())
     except StepForbidden as error:
         raise ForbiddenStepError(str(error)) from error
     visit.has_read()
     found = reading.found
-    users, candidates, unknown = _matrices(view, query, found, now_ms)
+    users, candidates, unknown = _matrices(serving.model.view, query, found, now_ms)
     words: list[str] = list(reading.degraded)
     if not (users.video_length[0] or users.live_length[0] or found.corrupt or "no_history" in words):
         words.append("no_history")

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -16,6 +17,7 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 _READS = 8  # turns of the event loop that a batch may wait for what can be read at once
+_COMPANY_S = 0.001  # that a batch without threads may wait for jobs that are coming (docs/decisions.md)
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ class Executors(Generic[JobT]):
     """`count` threads over one policy, whose lock this is.  Threads of the caller only add and drop.
 
     Without threads the event loop of the caller runs the batches, one in a turn: where it has one core only, threads
-    would interrupt each other and clear each other's caches.
+    would interrupt each other and clear each other's caches.  There a batch waits a moment for jobs that are `coming`:
+    the core has nothing else to do meanwhile, and what runs once for several requests finds its code in the caches.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Executors(Generic[JobT]):
         self._began: dict[int, float] = {}  # by thread that runs a batch: time.monotonic()
         # without threads: whether a turn of the loop is due; how many jobs were seen since the last, in how many reads
         self._due, self._seen, self._reads = False, 0, 0
+        self._company = _Company(self._turn)
         self._threads = [threading.Thread(target=self._work, name=f"engine-{n}", daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
@@ -68,6 +72,10 @@ class Executors(Generic[JobT]):
             elif not self._due:
                 self._due = True
                 asyncio.get_running_loop().call_soon(self._turn)
+
+    def coming(self) -> AbstractContextManager[None]:
+        """Inside is what has to be read before a job is added; it is added, if at all, without another wait."""
+        return nullcontext() if self._threads else self._company
 
     def drop(self, job: JobT) -> None:
         with self._lock:
@@ -98,6 +106,8 @@ class Executors(Generic[JobT]):
 
     def _turn(self) -> None:
         """One batch, in the event loop, once all is read that has come: whoever comes together shares it."""
+        if self._company.is_awaited():
+            return
         with self._lock:
             waiting = len(self._policy)
             if waiting > self._seen and self._reads < _READS:
@@ -105,6 +115,7 @@ class Executors(Generic[JobT]):
                 asyncio.get_running_loop().call_soon(self._turn)
                 return
             self._seen = self._reads = 0
+            self._company.over()
             late = self._policy.expire(time.monotonic(), self._tile_s())
             batch = self._policy.take()
         if late:
@@ -144,6 +155,43 @@ class Executors(Generic[JobT]):
         if self._idle:
             self._idle -= 1
             self._wake.put(None)
+
+
+class _Company(AbstractContextManager[None]):
+    """Jobs that are coming to an event loop, and the batch that waits for them.  Entered once for each job."""
+
+    def __init__(self, turn: Callable[[], None]) -> None:
+        """turn: called when the wait is over"""
+        self._turn, self._count = turn, 0
+        self._ends: float | None = None  # of loop.time: when this batch has waited enough
+        self._timer: asyncio.TimerHandle | None = None  # while it waits
+
+    def __enter__(self) -> None:
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            asyncio.get_running_loop().call_soon(self._turn)  # when this job has been added
+
+    def is_awaited(self) -> bool:
+        """Whether a turn has to wait; then there will be another."""
+        self._timer = None
+        if not self._count:
+            return False
+        loop = asyncio.get_running_loop()
+        if self._ends is None:
+            self._ends = loop.time() + _COMPANY_S
+        if loop.time() >= self._ends:
+            return False
+        self._timer = loop.call_at(self._ends, self._turn)
+        return True
+
+    def over(self) -> None:
+        """The batch is taken: the next may wait again."""
+        self._ends = None
 
 
 def bisect(

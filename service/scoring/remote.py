@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -49,6 +50,9 @@ class RemoteScorer:
             return await link.score(users, candidates, deadline_at - time.monotonic(), low)
         assert error is not None
         raise error
+
+    def coming(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def warm_up(self) -> None:
         """The engine processes have warmed up before they listen: find them."""

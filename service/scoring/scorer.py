@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,6 +68,9 @@ class Scorer(Protocol):
         ScorerClosedError after `close`, TooLateError, and what the engine raises.
         """
 
+    def coming(self) -> AbstractContextManager[None]:
+        """Inside is what has to be read before `score`, which follows without another wait, or not at all."""
+
     async def warm_up(self) -> None:
         """Run the shapes that traffic has: the first run of each is slow."""
 
@@ -119,6 +123,9 @@ class LocalScorer:
         except asyncio.CancelledError:  # nobody waits for it any more
             self._executors.drop(request)
             raise
+
+    def coming(self) -> AbstractContextManager[None]:
+        return self._executors.coming()
 
     async def warm_up(self) -> None:
         for size in WARM_UP_CANDIDATES:
