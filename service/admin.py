@@ -80,7 +80,7 @@ def create_admin(
             raise NotReadyError(f"{len(wedged)} of {len(service.places)} processes make no progress")
         return Health(status="alive")
 
-    @app.get("/readyz", summary="Do all workers take traffic?", responses=not_ready)
+    @app.get("/readyz", summary="Do all workers, and engine processes, take traffic?", responses=not_ready)
     async def readyz() -> Health:
         _require_ready(service)
         return Health(status="ready")

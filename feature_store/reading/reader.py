@@ -84,7 +84,7 @@ class LadderReader:
 
     A server has `budget_ms` for a reading; one that keeps failing is left alone for a while and then tried with one
     reading at a time.  Records of users that were read are kept for `last_good_age_s`: so an erased user may come back
-    in answers for so long, while the store does not answer, unless `forget` was called.
+    in answers for so long, while the store does not answer.
     A store on this machine (LMDB) answers at once or fails, so it has no limit of time.
     For one event loop at a time.
 
@@ -110,7 +110,6 @@ class LadderReader:
             self._parted.keep_outdated_authors(settings.stale_author_age_s)
         self._budget_s = settings.budget_ms / 1000
         self._alarms = Alarms(self._budget_s)
-        self._forgotten = 0  # how often someone was; a reading from before the last time is not kept
         self._show_at = self._quiet_until = -math.inf
         self._alone, self._reason = False, ""  # whether the store is left alone, and why
         show_circuit("closed")
@@ -123,24 +122,19 @@ class LadderReader:
         within_s: what the request has left for it; None: `budget_ms` alone is the limit.
         Raises StepForbidden when the answer would lack what may not be lacking.
         """
-        begun, forgotten = self._clock(), self._forgotten
+        begun = self._clock()
         attempt = self.breaker.admit(begun)
         if self._parted is not None:
             at_most_s = math.inf if within_s is None else max(within_s, 0.0)
             parts = await self._read_parts(self._parted, attempt, user_id, author_ids, live_ids, at_most_s)
         else:
             parts = await self._read_whole(attempt, user_id, author_ids, live_ids)
-        if parts.has_user and forgotten == self._forgotten:
+        if parts.has_user:
             self._keep(user_id, parts, begun)
         if not parts.cause:
             count_whole()
             return Reading(StoreAnswer(parts.user, parts.authors, False), (), "")
         return self._step_down(user_id, parts)
-
-    def forget(self, user_id: int) -> None:
-        """Keep nothing of a user, who was erased."""
-        self._forgotten += 1
-        self.last_good.forget(user_id)
 
     async def _read_whole(
         self,

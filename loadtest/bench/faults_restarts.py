@@ -28,7 +28,6 @@ BACK_S = 5.0  # for a worker to be replaced
 
 _ROLLING_LOAD, _KILL_LOAD = 0.3, 0.5  # of the saturation of a core
 _ROUND_S = 60.0  # at most, of a restart
-_CALM_S = 2.0  # of load around it
 _HEALTH_S = 0.1  # between two looks at who is ready
 _PATIENCE_S = 60.0
 _ROLLING: dict[str, Any] = {**PATIENT, "FARM_GRACE_S": "3"}
@@ -72,11 +71,11 @@ def rolling_claims(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _restart(ground: Ground, store: str, stacks: list[ExitStack], running: list[Service], place: int) -> int:
     """The exit status of the instance that was in the place."""
-    time.sleep(_CALM_S)
+    time.sleep(ground.sizes.around_s)
     status = running[place].process.stop()
     stacks[place].close()
     running[place] = stacks[place].enter_context(ground.lab.another(store, **_ROLLING))
-    time.sleep(_CALM_S)
+    time.sleep(ground.sizes.around_s)
     return status
 
 
@@ -119,7 +118,7 @@ def kill(ground: Ground) -> dict[str, Any]:
     with lab.another(lab.store("lmdb"), "--workers", str(WORKERS), cpus=both) as service:
         rate = _KILL_LOAD * ground.peak(service, "four workers")
         with ground.loading(service.process.url, bodies, sizes.kills * _ROUND_S, rate) as load:
-            killed = [_kill(service, number) for number in range(sizes.kills)]
+            killed = [_kill(service, number, sizes.around_s) for number in range(sizes.kills)]
             load.stop()
             result = load.result()
     trace = result.traced()
@@ -153,8 +152,8 @@ class Killed:
     back_s: float  # until all were ready again
 
 
-def _kill(service: Service, number: int) -> Killed:
-    time.sleep(_CALM_S)
+def _kill(service: Service, number: int, around_s: float) -> Killed:
+    time.sleep(around_s)
     victim = service.pids()[number % WORKERS]
     at = time.perf_counter()
     os.kill(victim, signal.SIGKILL)
@@ -162,7 +161,7 @@ def _kill(service: Service, number: int) -> Killed:
     dead = time.perf_counter()
     wait_until(lambda: _all_ready(service, victim), "all workers are ready again", _PATIENCE_S)
     back_s = time.perf_counter() - at
-    time.sleep(_CALM_S)
+    time.sleep(around_s)
     return Killed(at, dead, back_s)
 
 

@@ -22,6 +22,7 @@ class Sizes:
     window_s: float = 4.0  # around a reload, and as long without one after it
     activations: int = 5  # with four workers
     kills: int = 3
+    around_s: float = 2.0  # of load before and after a restart or a kill
     batches: int = 6  # of 64 requests, one of them poisoned
     slow_s: float = 15.0  # of normal load with slow clients, and without
     slow_clients: int = 500

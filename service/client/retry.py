@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Set
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from service.client.errors import BusyError, NoAnswerError, RankError
@@ -75,6 +76,7 @@ def retry_after_s(text: str | None, now_s: float) -> float | None:
     if text.strip().isdecimal():
         return float(text)
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
+        when = parsedate_to_datetime(text)
     except ValueError:
         return None
+    return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now_s)  # none: it was -0000

@@ -153,18 +153,6 @@ def test_a_user_that_the_store_has_no_more_is_not_given_from_memory() -> None:
     run(scenario)
 
 
-def test_an_erased_user_is_forgotten_also_by_a_reading_under_way() -> None:
-    async def scenario(world: World) -> None:
-        reading = asyncio.ensure_future(world.read())
-        await asyncio.sleep(0)
-        world.reader.forget(7)
-        assert (await reading).found.user is not None
-        world.store.user_error = StoreError("gone")
-        assert await world.told() == (("no_history",), "down")
-
-    run(scenario)
-
-
 def test_a_damaged_record_is_missing_and_counted_and_says_nothing_of_the_store() -> None:
     async def scenario(world: World) -> None:
         await world.read()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import hashlib
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from feature_store.store import open_store
 from loadtest.bench.parts import UnknownPartError
@@ -184,15 +189,46 @@ def test_claims_of_blocks() -> None:
     assert failed["mosec tiled"] == "gone"
 
 
+@cache
+def shared_imports() -> frozenset[str]:
+    """Distributions that the code of this project which peers share imports where it has the store of the bench."""
+    code = (
+        "import sys, loadtest.peers.model, feature_store.redis.store\n"
+        "print(*(module.__file__ for name, module in sys.modules.items()"
+        " if name.partition('.')[0] in ('feature_store', 'loadtest', 'model') and module.__file__))"
+    )
+    files = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found: set[str] = set()
+    for file in files.split():
+        for node in ast.parse(Path(file).read_text()).body:
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+    owners = packages_distributions()
+    tops = {name.partition(".")[0] for name in found} - {"feature_store", "loadtest", "model"}
+    return frozenset(canonicalize_name(owners[top][0]) for top in tops & owners.keys())
+
+
 @pytest.mark.parametrize("app", sorted({peer.app for peer in PEERS.values()}))
 def test_requirements_are_plain_pins_of_what_the_service_runs_on(app: str) -> None:
     pins = [Requirement(line) for line in requirements(app).read_text().splitlines()]
     assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") and pin.url is None for pin in pins)
     names = {pin.name for pin in pins}
-    assert {"numpy", "onnxruntime", "orjson", "redis"} <= names
+    assert shared_imports() <= names
     locked = (ROOT / "requirements" / "serve-cpu.txt").read_text()
     for pin in pins:
-        if pin.name in ("numpy", "onnxruntime", "orjson", "redis", "hiredis", "pydantic", "uvicorn", "uvloop"):
+        if pin.name in (
+            "numpy",
+            "onnxruntime",
+            "orjson",
+            "redis",
+            "hiredis",
+            "pydantic",
+            "uvicorn",
+            "uvloop",
+            "prometheus-client",
+        ):
             assert f"\n{pin.name}{pin.specifier} " in locked, f"{app}: {pin} is not what the service is locked to"
 
 

@@ -230,6 +230,7 @@ def test_the_cap_and_the_jitter() -> None:
         ("3", 3.0),
         (" 0 ", 0.0),
         (formatdate(1_000_005, usegmt=True), 5.0),
+        (formatdate(1_000_005), 5.0),  # of the zone -0000
         (formatdate(999_000, usegmt=True), 0.0),
         ("soon", None),
         ("-1", None),

@@ -22,6 +22,7 @@ TINY = replace(
     quiet_s=2.5,
     hold_s=0.4,
     calm_s=1.0,
+    around_s=0.7,
     overload_s=1.5,
     window_s=0.5,
     batches=1,
