@@ -56,9 +56,6 @@ class OtlpTracer:
 
     def __init__(self, sampling: Sampling) -> None:
         """Where to and how, OpenTelemetry's environment variables say.  ValueError when they are wrong."""
-        self._seldom = {name: _Seldom() for name in _TALKATIVE}
-        for name, seldom in self._seldom.items():
-            logging.getLogger(name).addFilter(seldom)
         self.sampling = sampling
         self._ids = _ChosenIds()
         self._exporter = OTLPSpanExporter()
@@ -66,6 +63,9 @@ class OtlpTracer:
         provider = TracerProvider(ALWAYS_ON, _resource(), shutdown_on_exit=False, id_generator=self._ids)
         provider.add_span_processor(self._processor)
         self._tracer = provider.get_tracer("farm", package_version())
+        self._seldom = {name: _Seldom() for name in _TALKATIVE}
+        for name, seldom in self._seldom.items():
+            logging.getLogger(name).addFilter(seldom)
 
     def take(self, trail: Trail, method: str, route: str, status: int, ended: float) -> None:
         """A request that was answered.  ended: of time.perf_counter"""
