@@ -75,6 +75,7 @@ class ExpressProtocol(GuardedProtocol):
             response = await self._problem(cycle, trail, error)
             status = response.status_code
             count_answer(self._path, status)
+            self.answers(cycle)
             await response(scope, cast(Any, cycle.receive), cast(Any, cycle.send))
         else:
             self._under_way, status = None, 200  # the answer may start the next request of the connection

@@ -1,20 +1,22 @@
 """uvicorn's HTTP protocol with limits on what a client may send before an application is asked, and on how slowly.
 
 Of uvicorn's methods these are overridden: `connection_made`, `connection_lost`, `on_message_begin`, `on_url`,
-`on_headers_complete`, `on_message_complete`, `pause_writing`, `resume_writing`; and, without calling uvicorn's,
-`data_received` (nothing is upgraded to a WebSocket, malformed requests are counted rather than logged) and
-`on_response_complete` (no timer for each idle connection: the guard has one for all).
+`on_headers_complete`, `_start_asgi_task`, `on_message_complete`, `pause_writing`, `resume_writing`; and, without
+calling uvicorn's, `data_received` (nothing is upgraded to a WebSocket, malformed requests are counted rather than
+logged) and `on_response_complete` (no timer for each idle connection: the guard has one for all).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 import httptools
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service.doors.errors import (
@@ -30,7 +32,7 @@ from service.doors.metrics import count_refused_connection
 from service.doors.refusal import refusal
 from service.errors import ServiceError
 
-_UNREAD = 1 << 16  # bytes of a request that are still read when it is answered, so that the connection can go on
+_READ_ON = 1 << 20  # bytes of a declared body that is read on when it is answered, so that the connection can go on
 _CROWD = 64  # connections beyond the limit that are told so at one time; others are only closed
 
 
@@ -77,8 +79,6 @@ class GuardedProtocol(HttpToolsProtocol):
             self._ignore_upgrade(data[upgrade.args[0] :])
         if self._reading is self.guard.heads and self._fed > self.guard.limits.head_bytes and not self._deaf:
             self.refuse(self._too_large())
-        elif self._reading is self.guard.bodies and self._fed > _UNREAD and self.cycle.response_complete:
-            self._leave()  # the answer needed no body: so much of it is not worth reading
         elif self._queue is not self._reading and not self.flow.write_paused:
             self._enter(self._reading)
 
@@ -97,14 +97,33 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         limits = self.guard.limits
-        if len(self.headers) > limits.headers or (
-            self._fed + self._chunk > limits.head_bytes and _size(self.headers) > limits.head_bytes
-        ):
+        long = self._fed > 0 or self._chunk > limits.head_bytes  # perhaps: a head that began in an earlier chunk may be
+        if len(self.headers) > limits.headers or (long and _size(self.headers) > limits.head_bytes):
             self._stop(self._too_large())
         if self.parser.should_upgrade():
             return
         self._reading = self.guard.bodies
         super().on_headers_complete()
+
+    def answers(self, cycle: RequestResponseCycle) -> None:
+        """Its response begins: where the rest of its body will not be read, that is the connection's last."""
+        if not cycle.more_body:
+            return
+        declared = next((value for name, value in cycle.scope["headers"] if name == b"content-length"), b"")
+        if not declared.isdigit() or int(declared) > _READ_ON:
+            cycle.keep_alive = False
+            cycle.transport = cast(asyncio.Transport, _Last(self.transport, self._leave))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        async def answered(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            async def sending(message: ASGISendEvent) -> None:
+                if message["type"] == "http.response.start":
+                    self.answers(cycle)
+                await send(message)
+
+            await app(scope, receive, sending)
+
+        super()._start_asgi_task(cycle, answered)
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
@@ -232,6 +251,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._queue = queue
         if queue is not None:
             queue.since[self] = self.loop.time()
+
+
+class _Last:
+    """What the last answer of a connection is written to, whose client still sends."""
+
+    def __init__(self, transport: asyncio.Transport, leave: Callable[[], None]) -> None:
+        self.write, self.is_closing, self.close = transport.write, transport.is_closing, leave
 
 
 def guarded(limits: Limits) -> type[asyncio.Protocol]:

@@ -28,6 +28,7 @@ class KeyRing:
         self._file, self._clock = file, clock
         self._fixed = parse_keys(lines, "FARM_API_KEYS")
         self._signature, self._next_poll = self._sign(), clock() + _POLL_S
+        self._complaint = ""  # about a file that is not read yet
         self._keys = self._read()
         if not self._keys and (file is not None or lines.strip()):
             raise ValueError(f"{file or 'FARM_API_KEYS'} holds no key; `farm keys new` makes one")
@@ -48,12 +49,14 @@ class KeyRing:
         signature = self._sign()
         if signature == self._signature:
             return
-        self._signature = signature
         try:
             self._keys = self._read()
-        except ValueError as error:
-            _log.error("the keys stay as they were: %s", error)
+        except ValueError as error:  # perhaps it can be read the next time
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                _log.error("the keys stay as they were: %s", error)
         else:
+            self._signature, self._complaint = signature, ""
             _log.warning("keys were read again: %d are known", len(self._keys))
 
     def _read(self) -> dict[str, StoredKey]:

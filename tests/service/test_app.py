@@ -8,6 +8,9 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import httpx
 import lmdb
@@ -19,7 +22,10 @@ from schemathesis.specs.openapi import checks as openapi_checks
 from service_facts import Client, Facts, make_empty_store
 
 from model.artifact.engine import Engine
+from service import ranking
 from service.app import create_app
+from service.ask import Ask
+from service.errors import ForbiddenStepError
 from service.runtime import StartError, load_runtime
 from service.settings import Settings
 
@@ -195,3 +201,17 @@ def test_schemathesis(
             assert answer.status_code < 500 or answer.status_code == 504  # a deadline of 1 ms, say
 
         conforms()
+
+
+def test_a_store_that_is_away_does_not_keep_the_service_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the rankings that can be made without it are forbidden."""
+    tried: list[int] = []
+
+    async def forbidden(runtime: object, ask: Ask, watch: object) -> None:
+        tried.append(len(ask.body))
+        raise ForbiddenStepError("no_history")
+
+    monkeypatch.setattr(ranking, "_rank", forbidden)
+    runtime = SimpleNamespace(scorer=AsyncMock(), settings=SimpleNamespace(max_candidates=100))
+    asyncio.run(ranking.warm_up(cast(Any, runtime)))
+    assert len(tried) == 3

@@ -152,6 +152,24 @@ def test_rotation_is_seen_after_a_second_and_a_broken_file_changes_nothing(tmp_p
     assert keys.configured
 
 
+def test_a_file_that_could_not_be_read_is_read_the_next_time(
+    tmp_path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old, kept), (new, other) = new_key(["rank"]), new_key(["rank"])
+    file, clock = tmp_path / "keys.jsonl", Clock()
+    file.write_text(kept.line())
+    keys = KeyRing(file, clock=clock)
+    put(file, other.line())
+    with monkeypatch.context() as without:
+        without.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+        for clock.now in (1.0, 2.0):
+            assert keys.find(old.encode()) is not None
+    assert len([line for line in logged if "Too many open files" in line]) == 1
+    clock.now = 3.0
+    assert keys.find(old.encode()) is None
+    assert keys.find(new.encode()) is not None
+
+
 def test_a_file_of_the_same_size_and_time_is_seen_by_its_inode(tmp_path: Path) -> None:
     (old, kept), (new, other) = new_key(["rank"]), new_key(["rank"])
     file, clock = tmp_path / "keys.jsonl", Clock()

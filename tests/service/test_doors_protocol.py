@@ -245,11 +245,36 @@ def test_the_answers_before_a_malformed_request_are_sent_first(served: Served) -
         assert client.closed()
 
 
-def test_an_answer_without_the_body_reaches_a_client_that_still_sends(served: Served) -> None:
-    with served.client(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n") as client:
-        client.send(b"x" * 2_000_000)
-        assert client.answer()[2] == b"early"
+@pytest.mark.parametrize(
+    ("framing", "part"),
+    [(b"Content-Length: 4000000", b"x" * 2_000_000), (b"Transfer-Encoding: chunked", b"4\r\nabcd\r\n")],
+)
+def test_an_answer_without_the_body_reaches_a_client_that_still_sends(
+    served: Served, framing: bytes, part: bytes
+) -> None:
+    with served.client(b"POST /early HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n") as client:
+        client.send(part)
+        _, headers, body = client.answer()
+        assert (body, headers["connection"]) == (b"early", "close")
         assert client.closed()
+
+
+def test_a_body_that_is_not_too_long_is_read_on_for_the_sake_of_the_connection(served: Served) -> None:
+    with served.client(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n") as client:
+        _, headers, body = client.answer()
+        assert body == b"early"
+        assert "connection" not in headers
+        client.send(b"x" * 1_000_000 + post(b"5"))
+        assert client.answer()[2] == b"5"
+
+
+def test_a_head_is_as_long_in_pieces(served: Served) -> None:
+    head = b"GET / HTTP/1.1\r\n" + b"".join(b"X: " + b"a" * 4_000 + b"\r\n" for _ in range(5))
+    for cut in (len(head), 10):
+        with served.client(head[:cut]) as client:
+            time.sleep(0.05)
+            client.send(head[cut:] + b"\r\n")
+            assert client.problem() == (431, "headers-too-large")
 
 
 def test_a_client_that_does_not_read_its_answer_is_dropped(served: Served) -> None:
