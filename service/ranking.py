@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -78,7 +79,8 @@ async def warm_up(runtime: Runtime) -> None:
     await runtime.scorer.warm_up()
     for count in _WARM_UP_CANDIDATES:
         body = orjson.dumps({"user_id": 0, "candidates": list(range(min(count, runtime.settings.max_candidates)))})
-        await _rank(runtime, Ask(body, "warm-up", deadline_ms=_WARM_UP_MS), Stopwatch())
+        with suppress(ForbiddenStepError):  # the store is away: it may come
+            await _rank(runtime, Ask(body, "warm-up", deadline_ms=_WARM_UP_MS), Stopwatch())
 
 
 async def _rank(runtime: Runtime, ask: Ask, watch: Stopwatch) -> Ranked:

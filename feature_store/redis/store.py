@@ -253,6 +253,7 @@ class RedisStore:
             values = await (
                 client.mget_nonatomic(keys) if isinstance(client, RedisCluster) else self.link.read("MGET", *keys)
             )
+        self._require_answer(values, len(keys))
         found = [(author, key, value) for author, key, value in zip(author_ids, keys, values, strict=True) if value]
         records = self._codec.single_rooms([value for _, _, value in found])
         if records is not None:

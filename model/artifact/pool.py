@@ -8,8 +8,8 @@ Letters: S slots.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from itertools import groupby
 
 import numpy as np
@@ -43,7 +43,7 @@ class StatePool:
         self.tensors = {spec.name: device.empty((slots, *spec.shape), spec.dtype) for spec in specs}
         self._free = np.ones(slots, bool)
         self._lock = threading.Lock()
-        self._view = lru_cache(_KEPT_VIEWS)(self._new_view)
+        self._view = lru_cache(_KEPT_VIEWS)(partial(_new_view, device, self._specs))  # without self: no circle
 
     def take(self, count: int) -> list[Slot]:
         """Rows for new states, neighbours as far as possible.  EngineError when all are held."""
@@ -65,10 +65,13 @@ class StatePool:
                 rows = self._view(name, tensor.data_ptr(), target, count)
                 self._device.copy(self._view(name, states[name].data_ptr(), source, count), rows)
 
-    def _new_view(self, name: str, address: int, first: int, count: int) -> ort.OrtValue:
-        spec = self._specs[name]
-        row_bytes = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-        return self._device.view(address + first * row_bytes, (count, *spec.shape), spec.dtype)
+
+def _new_view(
+    device: Device, specs: Mapping[str, TensorSpec], name: str, address: int, first: int, count: int
+) -> ort.OrtValue:
+    spec = specs[name]
+    row_bytes = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+    return device.view(address + first * row_bytes, (count, *spec.shape), spec.dtype)
 
 
 def free_rows(free: np.ndarray, count: int) -> list[int]:

@@ -63,7 +63,10 @@ def best_size(counts: Sequence[int], tile_places: float = TILE_PLACES) -> int:
     """The K with the least T * (K + tile_places) for one user or more; of equals the greatest.
 
     A smaller K costs less until one user needs a tile more, so only equal parts of some user's candidates are tried.
+    Where all users have as many, a tile of each costs least.
     """
+    if len(set(counts)) == 1:
+        return max(counts[0], 1)
     users = np.array(counts, np.int64)[:, None]
     sizes = np.maximum(-(-users // _PARTS), 1).ravel()
     costs = (-(-users // sizes)).sum(0) * (sizes + tile_places)

@@ -72,19 +72,25 @@ class StateCache:
                 self._kept.move_to_end(key)
         return kept
 
-    def put(self, key: bytes | None, state: UserState) -> None:
-        """A state that is already there stays."""
+    def put(self, key: bytes | None, state: UserState) -> int:
+        """Bytes that are kept more now.  A state that is already there stays."""
         if key is None:
-            return
+            return 0
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = Kept(state, self._clock())
-                if len(self._kept) > self._most:
-                    self._kept.popitem(last=False)
+            if key in self._kept:
+                return 0
+            self._kept[key] = Kept(state, self._clock())
+            if len(self._kept) <= self._most:
+                return self._state_bytes
+            self._kept.popitem(last=False)
+            return 0
 
     def age_s(self, kept: Kept) -> float:
         return self._clock() - kept.since_s
 
-    def clear(self) -> None:
+    def clear(self) -> int:
+        """Bytes that were kept."""
         with self._lock:
+            freed = self.size_bytes
             self._kept.clear()
+        return freed

@@ -1,6 +1,6 @@
 """Which jobs the next batch serves.  Pure: no threads, no clock.
 
-Nothing waits for company: an idle executor takes what is there, so jobs share a batch only when they met in the queue.
+Nothing waits for company here: whoever takes gets what is there, so jobs share a batch only when they met in the queue.
 The cost of a batch is in tiles of K candidates; a job whose user state is not known costs `user_tiles` more.
 Smallest remaining cost first, ties in order of arrival.  A job greater than a batch is cut.  A job that was passed over
 4 times goes first.  Together the overdue and the cut leave half a batch to the others: whoever is among the smallest

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import cast
 
 from service.scoring.executors import ScorerClosedError, TooLateError
-from service.scoring.scorer import Scorer
-from service.scoring.wire import CANCEL, FAILED, HELLO, LATE, REFUSED, SCORE, SCORED, Frames, Layout, frame
+from service.scoring.scorer import NotProbabilitiesError, Scorer
+from service.scoring.wire import CANCEL, FAILED, HELLO, LATE, REFUSED, SCORE, SCORED, SPOILT, Frames, Layout, frame
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,17 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for kind, number, body in self._frames.feed(data):
             if kind == SCORE:
-                self._tasks[number] = asyncio.get_running_loop().create_task(self._score(number, body))
+                self._begin(number, body)
             elif kind == CANCEL and number in self._tasks:
                 self._tasks[number].cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
         for task in list(self._tasks.values()):
             task.cancel()
+
+    def _begin(self, number: int, body: bytes) -> None:
+        task = self._tasks[number] = asyncio.get_running_loop().create_task(self._score(number, body))
+        task.add_done_callback(lambda _: self._tasks.pop(number, None))  # also when it is cancelled before it begins
 
     async def _score(self, number: int, body: bytes) -> None:
         try:
@@ -87,9 +91,9 @@ class _Connection(asyncio.Protocol):
             kind, answer = LATE, str(error).encode()
         except ScorerClosedError as error:
             kind, answer = REFUSED, str(error).encode()
+        except NotProbabilitiesError as error:
+            kind, answer = SPOILT, str(error).encode()
         except Exception as error:  # whatever the engine says of these inputs is the asker's to report
             kind, answer = FAILED, f"{type(error).__name__}: {error}".encode()
-        finally:
-            self._tasks.pop(number, None)
         if not self._transport.is_closing():
             self._transport.write(frame(kind, number, answer))

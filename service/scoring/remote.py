@@ -16,10 +16,11 @@ from feature_store.matrices import UserInputs
 from service.admission.cost import CostModel
 from service.scoring.executors import ScorerClosedError, TooLateError
 from service.scoring.process import Hello
-from service.scoring.scorer import Score
-from service.scoring.wire import CANCEL, HELLO, LATE, REFUSED, SCORE, SCORED, Frames, Layout, frame
+from service.scoring.scorer import NotProbabilitiesError, Score
+from service.scoring.wire import CANCEL, HELLO, LATE, REFUSED, SCORE, SCORED, SPOILT, Frames, Layout, frame
 
 _CONNECT_S = 5.0
+_GRACE_S = 1.0  # beyond a deadline: a batch that has begun may end after it, an engine process that hangs never does
 
 
 class EngineLostError(ScorerClosedError):
@@ -40,6 +41,14 @@ class RemoteScorer:
     async def score(
         self, users: UserInputs, candidates: np.ndarray, deadline_at: float = math.inf, low: bool = False
     ) -> Score:
+        left_s = deadline_at - time.monotonic()
+        try:
+            async with asyncio.timeout(None if math.isinf(left_s) else max(0.0, left_s) + _GRACE_S):
+                return await self._ask(users, candidates, deadline_at, low)
+        except TimeoutError:
+            raise TooLateError("its deadline came before an answer of the engine process") from None
+
+    async def _ask(self, users: UserInputs, candidates: np.ndarray, deadline_at: float, low: bool) -> Score:
         error: EngineLostError | None = None
         for peer in sorted(self._peers, key=lambda peer: peer.load):
             try:
@@ -91,13 +100,16 @@ class _Peer:
             self._link.close()
 
     async def _open(self) -> _Link:
-        loop = asyncio.get_running_loop()
+        link = _Link(self._layout)
         try:
             async with asyncio.timeout(_CONNECT_S):
-                _, link = await loop.create_unix_connection(lambda: _Link(self._layout), str(self._path))
+                await asyncio.get_running_loop().create_unix_connection(lambda: link, str(self._path))
                 hello = await link.hello
-        except (OSError, TimeoutError) as error:
-            raise EngineLostError(f"the engine process does not answer: {error!r}") from error
+        except BaseException as error:
+            link.close()
+            if isinstance(error, (OSError, TimeoutError)):
+                raise EngineLostError(f"the engine process does not answer: {error!r}") from error
+            raise
         if hello.version != self._version:
             link.close()
             raise EngineLostError(f"the engine process has model {hello.version}, this worker {self._version}")
@@ -107,7 +119,7 @@ class _Peer:
 class _Link(asyncio.Protocol):
     """An open connection.  Requests are numbered; answers come in any order."""
 
-    _transport: asyncio.WriteTransport
+    _transport: asyncio.WriteTransport  # from when it is connected
 
     def __init__(self, layout: Layout) -> None:
         self._layout, self._frames = layout, Frames()
@@ -132,7 +144,8 @@ class _Link(asyncio.Protocol):
         return score
 
     def close(self) -> None:
-        self._transport.close()
+        if "_transport" in vars(self):
+            self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
@@ -160,5 +173,7 @@ class _Link(asyncio.Protocol):
             future.set_exception(ScorerClosedError(body.decode()))
         elif kind == LATE:
             future.set_exception(TooLateError(body.decode()))
+        elif kind == SPOILT:
+            future.set_exception(NotProbabilitiesError(body.decode()))
         else:
             future.set_exception(RuntimeError(body.decode()))

@@ -26,10 +26,10 @@ from service.scoring.executors import Executors, ScorerClosedError, TooLateError
 from service.scoring.metrics import (
     count_busy,
     count_failure,
+    keep_more,
     observe_run,
     observe_states,
     show_executors,
-    show_kept,
 )
 from service.scoring.policy import BatchPolicy, Job, Share
 
@@ -132,12 +132,13 @@ class LocalScorer:
             await self._score_nobodies([size] * self._count)
         await self._score_nobodies([200] * (_WARM_UP_TOGETHER * self._count))
         await self._score_nobodies([*WARM_UP_CANDIDATES] * self._count)
-        self._cache.clear()
-        show_kept(0)
+        keep_more(-self._cache.clear())
 
     async def close(self) -> None:
         _answer((request, ScorerClosedError("the service is stopping")) for request in self._executors.close())
         await asyncio.to_thread(self._executors.join)
+        keep_more(-self._cache.clear())
+        vars(self).pop("_engine", None)  # what refers to itself in a circle, as this does, is never freed once frozen
 
     def busy_s(self) -> float:
         """How long the batch that has run longest has been running; 0 when none runs."""
@@ -222,10 +223,8 @@ class LocalScorer:
     def _keep(self, groups: Iterable[Shares], scored: Sequence[Scored]) -> None:
         made = [(group[0].job, piece.state) for group, piece in zip(groups, scored, strict=True)]
         made = [(request, state) for request, state in made if request.state is None and request.key]
-        for request, state in made:
-            self._cache.put(request.key, state)
-        if made:
-            show_kept(self._cache.size_bytes)
+        if more := sum(self._cache.put(request.key, state) for request, state in made):
+            keep_more(more)
 
     def _finish(self, outcomes: Sequence[tuple[Share[_Request], Part | Exception]]) -> None:
         scored, refused = [], []

@@ -19,9 +19,9 @@ from feature_store.matrices import UserInputs
 from feature_store.view import ModelView
 from service.scoring.scorer import Score
 
-HELLO, SCORE, CANCEL, SCORED, REFUSED, FAILED, LATE = range(7)
+HELLO, SCORE, CANCEL, SCORED, REFUSED, FAILED, LATE, SPOILT = range(8)
 """Kinds of frames.  HELLO: who answers, as JSON, once.  REFUSED: the engine is stopping.  FAILED: why, as text.  LATE:
-the deadline came first."""
+the deadline came first.  SPOILT: the model put out no probabilities, as text."""
 
 _HEAD = struct.Struct("<IIII")  # bytes of the body, number of the request, kind, 0: bodies stay aligned
 _TERMS = struct.Struct("<dq")  # seconds until the deadline, 1 if the priority is low
@@ -71,8 +71,7 @@ class Layout:
 
     def request(self, users: UserInputs, candidates: np.ndarray, left_s: float = math.inf, low: bool = False) -> bytes:
         """users: U = 1;  candidates [C, Fc] int64;  left_s: until the deadline;  low: its priority."""
-        parts = [getattr(users, name) for name in self._shapes]
-        arrays = [np.asarray(part, np.int64).tobytes() for part in (*parts, candidates)]
+        arrays = [np.asarray(part, np.int64).tobytes() for part in self._parts(users, candidates)]
         return b"".join([_TERMS.pack(left_s, low), *arrays])
 
     def parse_request(self, body: bytes) -> tuple[UserInputs, np.ndarray, float, bool]:
@@ -80,12 +79,7 @@ class Layout:
         if len(body) < _TERMS.size:
             raise ValueError(f"a request of {len(body)} bytes")
         left_s, low = _TERMS.unpack_from(body)
-        values = np.frombuffer(body, np.int64, offset=_TERMS.size)
-        inputs, start = {}, 0
-        for name, shape in self._shapes.items():
-            stop = start + prod(shape)
-            inputs[name], start = values[start:stop].reshape(shape), stop
-        return UserInputs(**inputs), values[self._user_values :].reshape(-1, self._columns), left_s, bool(low)
+        return *self._cut(np.frombuffer(body, np.int64, offset=_TERMS.size)), left_s, bool(low)
 
     def answer(self, score: Score) -> bytes:
         cost = _COST.pack(score.queue_s, score.user_tower_s, score.candidate_tower_s, score.kept)
@@ -96,3 +90,15 @@ class Layout:
         queue_s, user_tower_s, candidate_tower_s, kept = _COST.unpack_from(body)
         probabilities = np.frombuffer(body, np.float32, offset=_COST.size).reshape(-1, self._tasks)
         return Score(probabilities, queue_s, user_tower_s, candidate_tower_s, bool(kept))
+
+    def _parts(self, users: UserInputs, candidates: np.ndarray) -> list[np.ndarray]:
+        """All arrays of a request, in their order."""
+        return [*(getattr(users, name) for name in self._shapes), candidates]
+
+    def _cut(self, values: np.ndarray) -> tuple[UserInputs, np.ndarray]:
+        """The arrays of a request, one after the other [values] int64 -> users and candidates, views."""
+        inputs, start = {}, 0
+        for name, shape in self._shapes.items():
+            stop = start + prod(shape)
+            inputs[name], start = values[start:stop].reshape(shape), stop
+        return UserInputs(**inputs), values[self._user_values :].reshape(-1, self._columns)

@@ -391,3 +391,26 @@ def test_closing_ends_whatever_the_pointer_is_doing(backend_url: str) -> None:
                 await store.close()
 
     run(backend_url, work, QUICK.model_copy(update={"pointer_cache_s": 0.0005}))
+
+
+@on_one
+@pytest.mark.parametrize("reply", [[b"a"], [b"a", 3], 7, None], ids=["short", "of another kind", "a number", "nothing"])
+def test_an_answer_to_another_question_is_no_author(
+    backend_url: str, reply: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a connection gives it whose replies are displaced by one."""
+
+    async def work(store: RedisStore) -> None:
+        plain = store.link.read
+
+        async def displaced(*command: object) -> object:
+            return reply if command[0] == "MGET" else await plain(*command)
+
+        await say(store, 1, 5, 50)
+        monkeypatch.setattr(store.link, "read", displaced)
+        found = await store.read(0, [5, 6])
+        assert not found.authors
+        monkeypatch.undo()
+        assert await rooms(store, 5) == [50]
+
+    run(backend_url, work)

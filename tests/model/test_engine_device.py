@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -182,6 +184,19 @@ def test_states_are_copied_to_their_rows(device: Device, within: bool) -> None:
         rows = pool.tensors[name].numpy()
         assert np.array_equal(rows[[1, 3, 4]], array[:3])
         assert not rows[[0, 2, 5]].any()
+
+
+def test_a_pool_is_freed_without_the_collector(device: Device) -> None:
+    """Which does not look at what was loaded before the first request."""
+    gc.disable()
+    try:
+        pool = StatePool(device, (TensorSpec(name="a", dtype="float32", shape=(2,)),), slots=2)
+        pool.store({"a": onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 2), "f4"))}, pool.take(1))
+        freed = weakref.ref(pool)
+        del pool
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_a_slot_is_free_when_nobody_holds_it() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from feature_store.matrices import UserInputs
+from feature_store.matrices import UserInputs, user_inputs
 from model.artifact.engine import Engine
 from model.artifact.golden import load_golden
 from model.artifact.manifest import GOLDEN
@@ -196,3 +198,27 @@ def _sample(name: str, **labels: str) -> float:
     value = REGISTRY.get_sample_value(f"farm_state_cache_{name}", labels)
     assert value is not None
     return value
+
+
+def test_a_model_is_freed_with_its_scorer_without_the_collector(artifact: Path) -> None:
+    """Which does not look at what was loaded before the first request: all that is frozen."""
+    kept = "farm_state_cache_bytes"
+
+    async def serve() -> weakref.ref[Engine]:
+        engine = Engine.load(artifact, check=False)
+        scorer = LocalScorer(engine, 1, cache_bytes=10 * engine.state_bytes)
+        before = REGISTRY.get_sample_value(kept) or 0.0
+        users = [user_inputs(engine.view, None, number, {}, NOON) for number in range(3)]
+        for one in users:
+            await scorer.score(one, np.full((2, len(engine.view.columns("candidate"))), -1))
+        assert REGISTRY.get_sample_value(kept) == before + 3 * engine.state_bytes
+        await scorer.close()
+        await scorer.close()  # twice does no harm
+        assert REGISTRY.get_sample_value(kept) == before
+        return weakref.ref(engine)
+
+    gc.disable()
+    try:
+        assert asyncio.run(serve())() is None
+    finally:
+        gc.enable()

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -343,57 +343,6 @@ def test_without_threads_the_event_loop_runs_what_came_together(
             scores = await asyncio.gather(*asked)
             assert all(close_to(score, gate, users[n], candidates[:40]) for n, score in enumerate(scores))
             assert [sizes for sizes, _ in gate.batches] == [[40] * 5]
-
-    asyncio.run(check())
-
-
-def test_without_threads_a_batch_waits_for_those_that_are_coming(
-    gate: Gate, users: list[UserInputs], candidates: np.ndarray
-) -> None:
-    async def ask(scorer: LocalScorer, user: int, reading: asyncio.Future[None]) -> Score:
-        with scorer.coming():
-            await reading
-        return await scorer.score(users[user], candidates[:40])
-
-    async def check() -> None:
-        loop = asyncio.get_running_loop()
-        async with scorer_of(gate, executors=0) as scorer:
-            gate.batches.clear()
-            readings = [loop.create_future() for _ in range(3)]
-            asked = [asyncio.create_task(ask(scorer, user, reading)) for user, reading in enumerate(readings)]
-            for reading in readings:  # one in a turn of the loop
-                loop.call_soon(reading.set_result, None)
-                await asyncio.sleep(0)
-            await asyncio.gather(*asked)
-            assert [sizes for sizes, _ in gate.batches] == [[40] * 3]
-
-    asyncio.run(check())
-
-
-@pytest.mark.parametrize("ends", ["not at all", "with an error"])
-def test_a_batch_does_not_wait_for_those_that_do_not_come(
-    gate: Gate, users: list[UserInputs], candidates: np.ndarray, ends: str
-) -> None:
-    async def read(scorer: LocalScorer, reading: asyncio.Future[None]) -> None:
-        with scorer.coming():
-            await reading
-
-    async def check() -> None:
-        reading = asyncio.get_running_loop().create_future()
-        async with scorer_of(gate, executors=0) as scorer:
-            gate.batches.clear()
-            other = asyncio.create_task(read(scorer, reading))
-            await asyncio.sleep(0)
-            asked = asyncio.create_task(scorer.score(users[0], candidates[:40]))
-            if ends == "with an error":
-                await asyncio.sleep(0)
-                reading.set_exception(OSError("no store"))
-            await asyncio.wait_for(asked, WAIT_S)
-            await asyncio.wait_for(scorer.score(users[1], candidates[:40]), WAIT_S)  # the next too
-            assert [sizes for sizes, _ in gate.batches] == [[40], [40]]
-            other.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await other
 
     asyncio.run(check())
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,11 +17,12 @@ from feature_store.matrices import UserInputs
 from model.artifact.engine import Engine
 from model.artifact.golden import GoldenCase, load_golden
 from model.artifact.manifest import GOLDEN
-from service.scoring.executors import ScorerClosedError
-from service.scoring.process import Hello, ScorerServer
+from service.scoring import remote as remote_module
+from service.scoring.executors import ScorerClosedError, TooLateError
+from service.scoring.process import Hello, ScorerServer, _Connection
 from service.scoring.remote import EngineLostError, RemoteScorer
-from service.scoring.scorer import LocalScorer, Score
-from service.scoring.wire import SCORE, Frames, Layout, frame
+from service.scoring.scorer import LocalScorer, NotProbabilitiesError, Score
+from service.scoring.wire import CANCEL, SCORE, Frames, Layout, frame
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +159,74 @@ def test_a_request_that_nobody_waits_for_is_dropped(engine: Engine, cases: list[
             return await remote.score(users, rows)
 
     assert len(asyncio.run(run()).probabilities) == len(rows)
+
+
+def test_what_is_no_probability_is_known_as_such_on_the_other_side(
+    engine: Engine, cases: list[GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that a model is rolled back."""
+
+    async def run() -> None:
+        async with engine_process(engine, tmp_path / "engine") as scorer, asking(engine, tmp_path / "engine") as remote:
+            monkeypatch.setattr(scorer, "_calibrated", spoilt)
+            with pytest.raises(NotProbabilitiesError, match="not all outputs"):
+                await remote.score(one_user(cases[0], 0), cases[0].candidates[0])
+
+    def spoilt(scored: object) -> None:
+        raise NotProbabilitiesError("not all outputs are between 0 and 1")
+
+    asyncio.run(run())
+
+
+class Mute(asyncio.Protocol):
+    """An engine process that says who it is, or not even that, and no more."""
+
+    def __init__(self, says: bytes) -> None:
+        self._says, self.lost = says, asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.WriteTransport, transport).write(self._says)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.lost.set()
+
+
+@pytest.mark.parametrize("greets", [True, False])
+def test_nobody_waits_for_an_engine_process_that_hangs(
+    engine: Engine, cases: list[GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, greets: bool
+) -> None:
+    hello = frame(0, 0, Hello(engine.version, "cpu").to_bytes()) if greets else b""
+    monkeypatch.setattr(remote_module, "_GRACE_S", 0.05)
+    monkeypatch.setattr(remote_module, "_CONNECT_S", 0.05)
+
+    async def run() -> None:
+        links: list[Mute] = []
+
+        def accept() -> Mute:
+            links.append(Mute(hello))
+            return links[-1]
+
+        path = tmp_path / "engine"
+        async with (
+            await asyncio.get_running_loop().create_unix_server(accept, str(path)),
+            asking(engine, path) as other,
+        ):
+            with pytest.raises(TooLateError if greets else EngineLostError):
+                await other.score(one_user(cases[0], 0), cases[0].candidates[0], time.monotonic() + 0.1)
+            if not greets:
+                await asyncio.wait_for(links[0].lost.wait(), 5)
+
+    asyncio.run(run())
+
+
+def test_what_is_cancelled_before_it_begins_leaves_nothing(engine: Engine, cases: list[GoldenCase]) -> None:
+    async def run() -> None:
+        layout = Layout(engine.view)
+        connection = _Connection(cast(Any, None), layout, Hello(engine.version, "cpu"))
+        body = layout.request(one_user(cases[0], 0), cases[0].candidates[0], math.inf)
+        connection.data_received(frame(SCORE, 1, body) + frame(CANCEL, 1))
+        assert len(connection._tasks) == 1
+        await asyncio.sleep(0.01)
+        assert connection._tasks == {}
+
+    asyncio.run(run())
