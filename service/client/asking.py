@@ -56,8 +56,8 @@ class Question(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)  # of the caller; names in lower case
     accepted: int = 200  # the status of an answer
     tells_deadline: bool = False  # to the service, as X-Deadline-Ms
-    repeated: bool = True  # when there is a reason
-    repeat_on: Set[int] = frozenset()  # statuses that are one, without a Retry-After too
+    heeds_retry_after: bool = True  # False: the first answer counts, whatever it is
+    repeat_on: Set[int] = frozenset()  # statuses that are a reason to ask again, without a Retry-After too
 
 
 class Deadline:
@@ -134,7 +134,8 @@ class Asker:
             except RankError as error:
                 left_s = deadline.left_s()
                 wait_s = self._policy.wait_s(error, tries, left_s, self._draw(), question.repeat_on)
-                if wait_s is None or not question.repeated or not self._budget.spend():
+                answered = error.status is not None
+                if wait_s is None or (answered and not question.heeds_retry_after) or not self._budget.spend():
                     raise
             yield Wait(wait_s)
         raise AssertionError("tries end with an answer or an error")

@@ -79,9 +79,9 @@ class Calls:
         return (yield from self._asker.ask(question))
 
     def ready(self) -> Flow[bool]:
-        """Whether the service is there and takes traffic."""
+        """Whether the service is there and takes traffic.  Its first answer counts; without one it is asked again."""
         try:
-            question = Question("GET", "/readyz", Status.model_validate_json, self._timeout_s, repeated=False)
+            question = Question("GET", "/readyz", Status.model_validate_json, self._timeout_s, heeds_retry_after=False)
             yield from self._asker.ask(question)
         except RankError:
             return False

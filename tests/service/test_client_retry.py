@@ -176,11 +176,19 @@ def test_the_clients_own_clock(error: httpx.TransportError, text: str) -> None:
     assert (late.value.status, len(world.sent)) == (None, 1)
 
 
-def test_ready_is_asked_once() -> None:
+def test_ready_heeds_the_first_answer() -> None:
     world = World()
-    assert world.run(world.calls.ready(), BROKEN) is False
-    assert world.run(world.calls.ready(), says(503, retry_after="0")) is False
+    assert world.run(world.calls.ready(), says(503, retry_after="0"), says(200, {"status": "ready"})) is False
+    assert len(world.sent) == 1
+
+
+def test_ready_is_asked_again_when_there_is_no_answer() -> None:
+    world = World()
+    assert world.run(world.calls.ready(), BROKEN, says(200, {"status": "ready"})) is True
     assert len(world.sent) == 2
+    gone = World()
+    assert gone.run(gone.calls.ready(), BROKEN) is False
+    assert len(gone.sent) == 3
 
 
 def test_the_budget_of_a_client() -> None:

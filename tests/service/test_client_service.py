@@ -36,7 +36,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
     def call(url: str, name: str, *words: Any, key: str = "", **more: Any) -> Any:
         if request.param == "blocking":
-            with RankClient(url, api_key=key) as client:
+            with RankClient(url, api_key=key, on_exchange=print) as client:  # pytest shows it when the test fails
                 return getattr(client, name)(*words, **more)
         return asyncio.run(_await(url, key, name, *words, **more))
 
@@ -44,7 +44,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 
 async def _await(url: str, key: str, name: str, *words: Any, **more: Any) -> Any:
-    async with AsyncRankClient(url, api_key=key) as client:
+    async with AsyncRankClient(url, api_key=key, on_exchange=print) as client:
         return await getattr(client, name)(*words, **more)
 
 
