@@ -25,7 +25,7 @@ TORCH_OPTIONS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 help:
 	@sed -n 's/^#//p' Makefile | head -5
-	@echo " targets: demo test test-system check lock audit sbom clean"
+	@echo " targets: env demo test test-system check lock audit sbom clean"
 
 env: $(STAMP)
 

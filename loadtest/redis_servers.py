@@ -110,7 +110,10 @@ class Server:
             if self.process is None or self.process.poll() is not None:
                 raise RuntimeError(f"the server ended at once: {(self.dir / 'log').read_text()[-600:]}")
             with self.client() as client:
-                return bool(client.ping())
+                try:
+                    return bool(client.ping())
+                except redis.AuthenticationError:  # an option set a password
+                    return True
 
         wait_until(answers, f"the server on port {self.port} answers")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
+from loadtest.redis_servers import valkey
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +93,22 @@ def test_what_comes_before_is_waited_for(name: str) -> None:
 def test_images_are_of_one_version(name: str) -> None:
     image = SERVICES[name]["image"]
     assert "build" in SERVICES[name] or re.search(r":v?\d+\.\d+\.\d+$", image), image
+
+
+def test_a_password_of_any_characters_is_what_valkey_reads(tmp_path: Path) -> None:
+    """The file that the container writes before it starts the server."""
+    password, file = r'a"b\c $d #e %s', tmp_path / "valkey.conf"
+    (script,) = SERVICES["valkey"]["command"]
+    writing = script.partition("exec ")[0].replace("$$", "$").replace("/tmp/valkey.conf", str(file))
+    environment = {"PATH": os.environ["PATH"], "FARM_REDIS_PASSWORD": password}
+    subprocess.run(["sh", "-ec", writing], env=environment, check=True)
+    assert file.stat().st_mode & 0o077 == 0
+    with valkey(["--include", str(file)]) as server:
+        host, _, port = server.address.partition(":")
+        with redis.Redis(host, int(port), password=password) as client:
+            assert client.ping()
+        with pytest.raises(redis.AuthenticationError), redis.Redis(host, int(port)) as client:
+            client.ping()
 
 
 def test_example_names_the_variables_of_the_compose_file() -> None:

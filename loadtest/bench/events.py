@@ -22,6 +22,7 @@ from loadtest.bench.event_processes import START_S, Asked, asking, running_sende
 from loadtest.bench.event_reference import Facts, StoredFacts, Verdict, judge, stored_facts
 from loadtest.bench.event_sender import Plan, Sent
 from loadtest.bench.event_traffic import EVENTS, Traffic
+from loadtest.bench.parts import choose
 from loadtest.process import running_service
 from model.datasets.logs import prepare_logs
 from model.datasets.prepared import Prepared
@@ -36,10 +37,6 @@ PATIENCE_S = 25.0  # of the sender, after its last request
 MERGED_S = 30.0  # for the workers, after the last request
 _PAST_MS = 600_000  # views begin so long before they are sent
 _ASKED_USERS = 100
-
-
-class UnknownScenarioError(ValueError):
-    """No scenario has the name."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,9 @@ class Course:
 
 
 def run(only: str | None, quick: bool) -> dict[str, Any]:
-    """All scenarios, or the one of a name.  UnknownScenarioError when there is none of that name."""
-    chosen = [scenario for scenario in SCENARIOS if only in (None, scenario.name)]
-    if not chosen:
-        raise UnknownScenarioError(
-            f"no scenario {only!r}; there are {', '.join(scenario.name for scenario in SCENARIOS)}"
-        )
+    """All scenarios, or the one of a name.  UnknownPartError when there is none of that name."""
+    names = choose(only, [scenario.name for scenario in SCENARIOS], kind="scenario")
+    chosen = [scenario for scenario in SCENARIOS if scenario.name in names]
     lengths = QUICK if quick else FULL
     results, claims = {}, []
     with tempfile.TemporaryDirectory() as scratch:

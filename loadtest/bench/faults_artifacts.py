@@ -24,10 +24,11 @@ def another_model(folder: Path, seed: int) -> Path:
     import torch
 
     place = folder / f"untrained-{seed}"
-    if not place.exists():
+    artifact = place / "artifact"  # appears when it is whole
+    if not artifact.exists():
         torch.manual_seed(seed)
         untrained(place)
-    return place / "artifact"
+    return artifact
 
 
 def poisoned(artifact: Path, folder: Path, author_id: int, how: Poison) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 from loadtest.bench.parts import Part, choose, measure_parts
 from loadtest.bench.service_cache import cache, cache_claims
 from loadtest.bench.service_generator import generator, generator_claims
+from loadtest.bench.service_hand_over import hand_over, hand_over_claims
 from loadtest.bench.service_lab import TOP_K, open_lab
 from loadtest.bench.service_linear import linear, linear_claims
 from loadtest.bench.service_memory import memory, memory_claims
@@ -35,6 +36,7 @@ PARTS = {
     "cache": Part(cache, cache_claims),
     "users": Part(users, users_claims),
     "workers": Part(workers, workers_claims),
+    "hand-over": Part(hand_over, hand_over_claims),
     "memory": Part(memory, memory_claims),
 }
 SLOW = ("memory",)  # parts that a quick run leaves out unless they are asked for

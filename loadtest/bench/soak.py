@@ -55,6 +55,7 @@ class Minute:
     usage: Usage
     requests: int  # of this minute
     failed: int
+    failures: dict[str, int]  # of those that were sent: status and problem
     wrong: int
     p99_ms: float
     degraded: dict[str, int]
@@ -114,10 +115,13 @@ def _minute(ground: Ground, service: Service, bodies: Bodies, rate: float, sizes
         result = load.result()
     bodies.next = (bodies.next + len(result.traced())) % bodies.count
     wrong = wrong_answers(result, bodies.path.read_bytes().splitlines())
-    degraded: Counter[str] = Counter()
-    for kind in np.asarray(result.traced().kind).tolist():
-        degraded.update(result.traced().kinds[kind].degraded)
-    return Minute(usage, result.answered, unanswered(result), len(wrong), result.p99_ms, dict(degraded))
+    trace = result.traced()
+    degraded, failures = Counter[str](), Counter[str]()
+    for number in trace.kind.tolist():
+        kind = trace.kinds[number]
+        degraded.update(kind.degraded)
+        failures.update([] if kind.status == 200 else [f"{kind.status} {kind.problem}".rstrip()])
+    return Minute(usage, result.answered, unanswered(result), dict(failures), len(wrong), result.p99_ms, dict(degraded))
 
 
 def figures(minutes: Sequence[Minute]) -> dict[str, Any]:
@@ -128,6 +132,7 @@ def figures(minutes: Sequence[Minute]) -> dict[str, Any]:
     return {
         "requests": int(sum(minute.requests for minute in minutes)),
         "failed": sum(minute.failed for minute in minutes),
+        "failures": dict(sum((Counter(minute.failures) for minute in minutes), Counter[str]())),
         "wrong_answers": sum(minute.wrong for minute in minutes),
         "rss_mb_per_million": growth(requests[warm:], rss[warm:]),
         "fds_growth": _step([minute.usage.fds for minute in minutes[warm:]]),

@@ -133,7 +133,9 @@ def bench_service(
     artifact: Annotated[Path | None, typer.Option(help="Default: an untrained FARM of the default view.")] = None,
     only: Annotated[
         str | None,
-        typer.Option(help="One part: generator, saturated, linear, open, mixed, cache, users, workers or memory."),
+        typer.Option(
+            help="One part: generator, saturated, linear, open, mixed, cache, users, workers, hand-over or memory."
+        ),
     ] = None,
     json: Json = None,
     quick: Annotated[bool, typer.Option(help="Small and short; its figures wander.")] = False,

@@ -19,6 +19,7 @@ from loadtest.bench.event_faults import SCENARIOS
 from loadtest.bench.event_reference import Key, StoredFacts, Verdict, event_fact, join, judge, stored_facts
 from loadtest.bench.event_sender import Plan, Sent
 from loadtest.bench.event_traffic import EVENTS, LATER, VIEWS, Event, Traffic
+from loadtest.bench.parts import UnknownPartError
 from model.datasets.prepared import Prepared
 
 NOW_MS = 1_760_000_000_000
@@ -160,7 +161,7 @@ def test_the_time_without_writes_is_the_longest_between_two(tmp_path: Path) -> N
 
 
 def test_a_scenario_of_another_name_is_refused() -> None:
-    with pytest.raises(events.UnknownScenarioError, match="no scenario 'nothing'; there are worker, master, "):
+    with pytest.raises(UnknownPartError, match="no scenario 'nothing'; there are worker, master, "):
         events.run("nothing", quick=True)
 
 

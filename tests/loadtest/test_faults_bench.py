@@ -117,6 +117,16 @@ def test_growth_is_the_slope_and_its_interval_holds_it() -> None:
     assert flat == {"slope": 0.0, "low": 0.0, "high": 0.0}
 
 
+def test_a_soak_tells_what_became_of_those_that_failed() -> None:
+    failures = [{"503 overloaded": 2}, {}, {"503 overloaded": 1, "0": 1}]
+    minutes = [
+        soak.Minute(Usage(60.0 * number, 400.0, 30, 8), 100, sum(each.values()), each, 0, 20.0, {})
+        for number, each in enumerate(failures)
+    ]
+    found = soak.figures(minutes)
+    assert (found["failed"], found["failures"]) == (4, {"503 overloaded": 3, "0": 1})
+
+
 def test_memory_that_grows_is_seen() -> None:
     watched = Watched(1)
     watched.usages = [Usage(at, rss, 1, 1) for at, rss in enumerate([90.0, 95.0, 100.0, 100.0, 110.0, 110.0])]

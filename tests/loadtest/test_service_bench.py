@@ -123,6 +123,16 @@ def test_the_generator_is_measured_against_a_trivial_server(lab: Lab) -> None:
     assert claims == []
 
 
+def test_a_hand_over_by_socket_is_compared_with_shared_memory(lab: Lab) -> None:
+    found, claims = measure(lab, "hand-over")
+    assert list(found) == ["socket", "shared"]
+    for figures in found.values():
+        assert figures["1"]["p50_ms"] > 0
+        assert figures["8"]["per_second"] > 0
+    (told,) = claims
+    assert told["value"] == found["socket"]["8"]["cpu_ms"] - found["shared"]["8"]["cpu_ms"]
+
+
 def test_a_saturated_service_is_split_by_stage(saturated: dict[str, Any]) -> None:
     assert list(saturated) == ["redis", "lmdb"]
     for figures in saturated.values():
