@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope
@@ -18,7 +18,7 @@ from service.doors.doorway import Doorway
 from service.doors.limits import Limits
 from service.errors import NotReadyError, install_error_handlers, problem_of
 from service.events import accept_events, counting_rejections
-from service.express import OnError, express
+from service.express import express
 from service.metrics import name_models
 from service.openapi import events_body, events_responses, install_openapi, problems, rank_body, rank_responses
 from service.ranking import rank
@@ -38,9 +38,8 @@ Ids beyond 2^53 are decimal strings, in requests and in answers."""
 def create_app(runtime: Runtime) -> ASGIApp:
     """The service over `runtime`, which it closes when it stops."""
     app = _documented(runtime)
-    on_error = cast(OnError, app.exception_handlers[Exception])
     name_models(runtime.serving.all())
-    return Telemetry(Doorway(app, runtime.door, on_error), _ROUTES)
+    return Telemetry(Doorway(app, runtime.door, problem_of), _ROUTES)
 
 
 def create_protocol(runtime: Runtime, limits: Limits) -> type[asyncio.Protocol]:
@@ -50,7 +49,7 @@ def create_protocol(runtime: Runtime, limits: Limits) -> type[asyncio.Protocol]:
         caller = runtime.door.check(scope["path"], scope["method"], scope["headers"])
         return await _rank(runtime, scope, receive, request_id, caller)
 
-    return express(limits, "/rank", post, problem_of)
+    return express(limits, "/rank", post)
 
 
 def _documented(runtime: Runtime) -> FastAPI:

@@ -163,12 +163,18 @@ async def problem_of(request: Request, error: Exception) -> Response:
         detail = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
         content = _problem("about:blank", phrase, error.status_code, detail, (), _request_id(request))
         return Response(content, error.status_code, error.headers, PROBLEM_JSON)
+    told = told_error(error, _request_id(request))
+    return Response(problem_json(told, _request_id(request)), int(told.status), told.headers, PROBLEM_JSON)
+
+
+def told_error(error: Exception, request_id: str) -> ServiceError:
+    """What a client is told instead of `error`, where it is none of ours."""
+    if isinstance(error, ServiceError):
+        return error
     if isinstance(error, ClientDisconnect):  # nobody reads it; it makes the request a 400 in the metrics
-        error = MalformedBodyError("the client left before the body was complete")
-    if not isinstance(error, ServiceError):
-        _log.error("request %s failed: %r", _request_id(request), error)
-        error = ServiceError("the service failed to answer; its log has the reason under this request_id")
-    return Response(problem_json(error, _request_id(request)), int(error.status), error.headers, PROBLEM_JSON)
+        return MalformedBodyError("the client left before the body was complete")
+    _log.error("request %s failed: %r", request_id, error)
+    return ServiceError("the service failed to answer; its log has the reason under this request_id")
 
 
 def problem_json(error: ServiceError, request_id: str) -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
-from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -19,7 +18,7 @@ from service.body import JSON
 from service.doors.guard import Guard
 from service.doors.limits import Limits
 from service.doors.protocol import GuardedProtocol
-from service.errors import REQUEST_ID_HEADER, ServiceError
+from service.errors import PROBLEM_JSON, REQUEST_ID_HEADER, ServiceError, problem_json, told_error
 from service.metrics import count_answer, observe_request
 from service.observe.trail import Trail, begin, end
 from service.observe.w3c import TRACE_RESPONSE
@@ -27,10 +26,8 @@ from service.observe.w3c import TRACE_RESPONSE
 Post = Callable[[Any, Any, str], Awaitable[bytes]]
 """Of a scope, its `receive` and the request's id makes the JSON of the answer."""
 
-OnError = Callable[[Request, Exception], Awaitable[Response]]
-
 _LEFT = 499  # status of a request whose client did not wait, as metrics name it
-_HEAD = f"content-length: %d\r\ncontent-type: {JSON}\r\n{REQUEST_ID_HEADER.lower()}: %b\r\n".encode()
+_HEAD = f"content-length: %d\r\ncontent-type: %b\r\n{REQUEST_ID_HEADER.lower()}: %b\r\n".encode()
 _TRACE = b"%b: %%b\r\n" % TRACE_RESPONSE
 _CLOSE = b"connection: close\r\n"
 
@@ -40,12 +37,12 @@ _log = logging.getLogger(__name__)
 class ExpressProtocol(GuardedProtocol):
     """A POST to `path` is answered with 200 and the JSON that `post` makes; all else is the application's.
 
-    on_error: makes a response of what `post` raises, as the application would.
+    What `post` raises is told as the application tells it.
     """
 
-    def __init__(self, guard: Guard, path: str, post: Post, on_error: OnError, **options: Any) -> None:
+    def __init__(self, guard: Guard, path: str, post: Post, **options: Any) -> None:
         super().__init__(guard, **options)
-        self._path, self._post, self._on_error = path, post, on_error
+        self._path, self._post = path, post
         self._under_way: asyncio.Task[None] | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -72,11 +69,15 @@ class ExpressProtocol(GuardedProtocol):
                 await self.flow.drain()
         except Exception as error:
             self._under_way = None
-            response = await self._problem(cycle, trail, error)
-            status = response.status_code
+            if not isinstance(error, (ServiceError, ClientDisconnect)):
+                _log.error("request %s", trail.request_id, exc_info=error)
+            problem = told_error(error, trail.request_id)
+            status = int(problem.status)
             count_answer(self._path, status)
             self.answers(cycle)
-            await response(scope, cast(Any, cycle.receive), cast(Any, cycle.send))
+            if self.flow.write_paused:
+                await self.flow.drain()
+            self._answer(cycle, trail, problem_json(problem, trail.request_id), problem)
         else:
             self._under_way, status = None, 200  # the answer may start the next request of the connection
             count_answer(self._path, status)
@@ -86,35 +87,31 @@ class ExpressProtocol(GuardedProtocol):
                 count_answer(self._path, status)
             observe_request(self._path, end(trail, "POST", self._path, status))
 
-    def _answer(self, cycle: RequestResponseCycle, trail: Trail, content: bytes) -> None:
-        """In one write."""
+    def _answer(
+        self, cycle: RequestResponseCycle, trail: Trail, content: bytes, problem: ServiceError | None = None
+    ) -> None:
+        """In one write: refusals must cost little when there are many."""
         if cycle.disconnected:
             return
         defaults = self.server_state.default_headers
-        parts = [STATUS_LINE[200], *(b"%b: %b\r\n" % header for header in defaults)]
-        parts.append(_HEAD % (len(content), trail.request_id.encode()))
+        status, kind = (200, JSON) if problem is None else (int(problem.status), PROBLEM_JSON)
+        parts = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in defaults)]
+        parts.append(_HEAD % (len(content), kind.encode(), trail.request_id.encode()))
+        if problem is not None:
+            parts += [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in problem.headers.items()]
         if trail.span is not None:
             parts.append(_TRACE % trail.span.header())
         cycle.keep_alive = cycle.keep_alive and (b"connection", b"close") not in defaults
         if not cycle.keep_alive and (b"connection", b"close") not in defaults:
             parts.append(_CLOSE)
-        self.transport.write(b"".join([*parts, b"\r\n", content]))
+        cycle.transport.write(b"".join([*parts, b"\r\n", content]))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
-            self.transport.close()
+            cycle.transport.close()
         cycle.on_response()
 
-    async def _problem(self, cycle: RequestResponseCycle, trail: Trail, error: Exception) -> Response:
-        if not isinstance(error, (ServiceError, ClientDisconnect)):
-            _log.error("request %s", trail.request_id, exc_info=error)
-        response = await self._on_error(Request(cast(Any, cycle.scope)), error)
-        response.headers[REQUEST_ID_HEADER] = trail.request_id
-        if trail.span is not None:
-            response.headers[TRACE_RESPONSE.decode()] = trail.span.header().decode()
-        return response
 
-
-def express(limits: Limits, path: str, post: Post, on_error: OnError) -> type[asyncio.Protocol]:
+def express(limits: Limits, path: str, post: Post) -> type[asyncio.Protocol]:
     """For uvicorn's `http`: makes the protocol of each connection, under one guard."""
-    return cast(type[asyncio.Protocol], partial(ExpressProtocol, Guard(limits), path, post, on_error))
+    return cast(type[asyncio.Protocol], partial(ExpressProtocol, Guard(limits), path, post))

@@ -32,7 +32,6 @@ from model.artifact.manifest import CALIBRATION, Artifact
 from service.answer import Rows, json_ids, render
 from service.body import read_json_body
 from service.doors.limits import Limits
-from service.errors import problem_of
 from service.express import express
 from service.metrics import STAGES, observe_ranking
 from service.parse import Query, parse_query
@@ -188,4 +187,4 @@ def _no_op(answer: bytes) -> Any:
         await read_json_body(scope, receive, _BODY_LIMIT)
         return answer
 
-    return express(Limits(), "/rank", post, problem_of)
+    return express(Limits(), "/rank", post)

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import pytest
 import uvicorn
-from fastapi import Request, Response
 from prometheus_client import REGISTRY
 
 from service.doors.limits import Limits
+from service.errors import PROBLEM_JSON, OverloadedError, problem_json
 from service.express import express
 
 PATH = "/rank-of-this-test"
@@ -36,16 +36,13 @@ class Ranking:
             raise self.answer
         return cast(bytes, self.answer)
 
-    async def on_error(self, request: Request, error: Exception) -> Response:
-        return Response(status_code=503)
-
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("a ranking reached the application")
 
 
 class Server(uvicorn.Server):
     def __init__(self, ranking: Ranking) -> None:
-        http_class = cast(Any, express(Limits(), PATH, ranking.post, ranking.on_error))
+        http_class = cast(Any, express(Limits(), PATH, ranking.post))
         super().__init__(uvicorn.Config(ranking.app, port=0, lifespan="off", log_level="critical", http=http_class))
         self.ranking = ranking
 
@@ -106,13 +103,26 @@ def ask(server: Server) -> http.client.HTTPConnection:
     return connection
 
 
-@pytest.mark.parametrize(("answer", "status"), [(b"{}", 200), (ValueError("no"), 503)])
+@pytest.mark.parametrize(("answer", "status"), [(b"{}", 200), (ValueError("no"), 500), (OverloadedError("no"), 503)])
 def test_an_answer_is_counted_under_its_status(server: Server, ranking: Ranking, answer: Any, status: int) -> None:
     ranking.answer, before = answer, counted()
     connection = ask(server)
     assert connection.getresponse().status == status
     connection.close()
     assert added(before) == {str(status): 1, "observed": 1}
+
+
+def test_a_refusal_is_whole_and_the_connection_goes_on(server: Server, ranking: Ranking) -> None:
+    ranking.answer = OverloadedError("later", retry_after_s=2.5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=WAIT_S)
+    for request_id in ("first", "second"):
+        connection.request("POST", PATH, b"{}", {"X-Request-Id": request_id})
+        refused = connection.getresponse()
+        assert refused.read() == problem_json(ranking.answer, request_id)
+        told = {name.lower(): value for name, value in refused.getheaders()}
+        assert (told["content-type"], told["retry-after"], told["x-request-id"]) == (PROBLEM_JSON, "3", request_id)
+        assert "connection" not in told
+    connection.close()
 
 
 def test_a_client_that_left_is_counted_as_such(server: Server, ranking: Ranking) -> None:
