@@ -158,6 +158,7 @@ def train(
     """
     from model.config import parse_settings
     from model.datasets.prepared import Prepared
+    from model.train import refuse_other
     from model.train import train as run
 
     chosen: dict[str, Any] = parse_settings(settings or [])
@@ -167,7 +168,9 @@ def train(
     chosen |= {"arch": arch.value, "seed": seed}
     if epochs is not None:
         chosen["epochs"] = epochs
-    result = run(Prepared.open(data), out, chosen)
+    prepared = Prepared.open(data)
+    refuse_other(out, {**prepared.info.training, **chosen})
+    result = run(prepared, out, chosen)
     if os.environ.get("RANK", "0") == "0":
         _say(f"best epoch {result.best_epoch} of {len(result.epochs)}; run in {out}")
 

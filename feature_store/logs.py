@@ -24,7 +24,7 @@ Context = Callable[[], Mapping[str, Any]]
 class LogSettings(BaseSettings):
     """Environment variables FARM_LOG_FORMAT and FARM_LOG_LEVEL."""
 
-    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     log_format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal, JSON elsewhere
     log_level: Literal["debug", "info", "warning", "error"] = "warning"

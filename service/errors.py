@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 import orjson
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -152,7 +153,7 @@ class DeadlineExceededError(ServiceError):
 
 def install_error_handlers(app: FastAPI) -> None:
     """Every error of the application leaves as a problem."""
-    for kind in (ServiceError, HTTPException, ClientDisconnect, Exception):
+    for kind in (ServiceError, HTTPException, RequestValidationError, ClientDisconnect, Exception):
         app.add_exception_handler(kind, problem_of)
 
 
@@ -171,10 +172,20 @@ def told_error(error: Exception, request_id: str) -> ServiceError:
     """What a client is told instead of `error`, where it is none of ours."""
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, RequestValidationError):
+        return _invalid(error)
     if isinstance(error, ClientDisconnect):  # nobody reads it; it makes the request a 400 in the metrics
         return MalformedBodyError("the client left before the body was complete")
     _log.error("request %s failed: %r", request_id, error)
     return ServiceError("the service failed to answer; its log has the reason under this request_id")
+
+
+def _invalid(error: RequestValidationError) -> ServiceError:
+    """What the framework says of a body that one of its models reads."""
+    found = error.errors()
+    if found[0]["type"] == "json_invalid":
+        return MalformedBodyError(f"the body is no JSON: {found[0]['ctx']['error']}")
+    return InvalidRequestError([(".".join(map(str, one["loc"][1:])) or "body", one["msg"]) for one in found])
 
 
 def problem_json(error: ServiceError, request_id: str) -> bytes:

@@ -10,9 +10,11 @@ import gc
 import importlib
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from feature_store.cells import FOLDER
 from service.contract import Status
@@ -42,7 +44,8 @@ def _rehearse() -> None:
         return Status(status="alive")
 
     app.build_middleware_stack()
-    Settings(artifact=Path("artifact"), store="lmdb:///store")
+    with suppress(ValidationError):  # the environment may say what options of the command line overrule
+        Settings(artifact=Path("artifact"), store="lmdb:///store")
 
 
 for _name in _MODULES:

@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from service.observe.wanted import check_traces
 from service.scrape import Scrape
 from service.settings import Settings
 from service.supervisor import Supervisor, fail
+from service.tasks import LocalModel, Order
 
 if TYPE_CHECKING:
     from service.lifecycle.keeper import Keeper
@@ -72,7 +74,7 @@ def _run(
     scrape = Scrape(metrics)
     try:
         keeper = _keeper(settings, lifecycle, folder)
-        order = keeper.first() if keeper else static_order(settings)
+        order = keeper.first() if keeper else _signed(static_order(settings), lifecycle.trusted_keys)
     except (ValueError, OSError) as error:
         return fail(one_line(error))
     supervisor = Supervisor(settings, lifecycle, order, public, folder, lambda: print(ready, flush=True), scrape.bury)
@@ -95,6 +97,17 @@ def _keeper(settings: Settings, lifecycle: LifecycleSettings, folder: Path) -> K
     formula = None if settings.formula is None else Formula.load(settings.formula)
     cache = lifecycle.models_cache or (folder / "models" if _is_remote(lifecycle.models) else None)
     return Keeper(ArtifactStore.open(lifecycle.models, keys), lifecycle, cache, formula)
+
+
+def _signed(order: Order, trusted_keys: Path | None) -> Order:
+    """Of an artifact that serves for ever: with keys, the version that one of them has signed.  SignatureError."""
+    if trusted_keys is None:
+        return order
+    from model.registry.contents import check_signed
+    from model.registry.signing import read_keys
+
+    path = order.model.path
+    return replace(order, model=LocalModel(check_signed(path, read_keys(trusted_keys)), path))
 
 
 def _is_remote(url: str) -> bool:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_store.wrong_settings import wrong_settings
@@ -18,11 +18,11 @@ _PROVIDERS = ("cpu", "cuda", "tensorrt")
 class Settings(BaseSettings):
     """What one service runs, and within which limits.  pydantic's ValidationError names the option that is wrong."""
 
-    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     artifact: Path | None = None  # folder made by `farm export`; None: an artifact store says what serves
     store: str  # URL, e.g. lmdb:///var/lib/farm/store
-    record_schema: Path | None = None  # of a store that cannot be reached at the start; None: the default schema
+    record_schema: FilePath | None = None  # of a store that cannot be reached at the start; None: the default schema
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65_535)  # 0 takes a free one and prints it
     workers: int = Field(default=1, ge=1, le=256)  # processes on the port
@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     cuda_graphs: bool = True
     devices: str = "0"  # numbers of GPUs, by comma; an engine process for each
     trt_cache: Path | None = None  # folder of TensorRT's engines; None: a temporary one
-    formula: Path | None = None  # JSON file of the score formula; None: every weight and power is 1
+    formula: FilePath | None = None  # JSON file of the score formula; None: every weight and power is 1
     max_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /rank
     max_events_body_bytes: int = Field(default=1 << 20, ge=1024)  # of POST /events
     max_candidates: int = Field(default=MAX_CANDIDATES, ge=1, le=MAX_CANDIDATES)

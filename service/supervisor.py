@@ -161,8 +161,23 @@ class Supervisor:
                 heard = place.hear()
                 if isinstance(heard, News) and heard.failure is None:
                     self.fleet.ready(place)
+                    self._tell_mixture(place)
                 elif heard is not None and not isinstance(heard, News):
                     self.fleet.heard(place, heard)
+
+    def _tell_mixture(self, place: Place) -> None:
+        """An artifact that serves for ever was replaced, and a process that began later has read the new one."""
+        if self.lifecycle.models is not None:
+            return
+        others = {other.model_version for other in self.places if other.role == place.role and other.model_version}
+        if len(others) > 1:
+            _log.error(
+                "%s %d serves model %s, others %s: the artifact was replaced; restart the service",
+                place.role,
+                place.number,
+                place.model_version,
+                ", ".join(sorted(others - {place.model_version})),
+            )
 
     def _kill_wedged(self) -> None:
         """After all processes were stopped and continued together, nobody is killed for it."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from model.registry.signing import make_key
 
 VERBS = {
     "simulate": ["--out", "--users", "--days", "--seed", "--without", "--null"],
@@ -88,6 +91,29 @@ def test_settings_that_do_not_exist_or_fit_are_named(prepared: object, workshop:
     assert "cutof" in refused("train", "--data", data, "--out", tmp_path / "run", "--set", "cutof=5")
     assert "odd" in refused("train", "--data", data, "--out", tmp_path / "run", "--set", "cutoff=4")
     assert "spectrum" in refused("train", "--data", data, "--out", tmp_path / "run", "--set", "spectrum=none")
+
+
+def test_a_run_with_other_settings_is_not_overwritten(run_folder: Path, workshop: Path) -> None:
+    before = (run_folder / "model.pt").read_bytes()
+    message = refused("train", "--data", workshop / "prepared", "--out", run_folder, "--arch", "ple")
+    assert "holds a run with arch=farm, not ple" in message
+    assert "give another folder" in message
+    assert (run_folder / "model.pt").read_bytes() == before
+
+
+def test_a_cut_manifest_is_one_line(artifact: Path, tmp_path: Path) -> None:
+    cut = shutil.copytree(artifact, tmp_path / "cut")
+    (cut / "manifest.json").write_text('{"arch": "farm"')
+    message = refused("serve", "--artifact", cut, "--store", "lmdb:///nowhere")
+    assert "manifest.json: Invalid JSON" in message
+    assert message.endswith("; export or copy the artifact again")
+
+
+def test_an_artifact_that_no_trusted_key_signed_does_not_serve(artifact: Path, tmp_path: Path) -> None:
+    trusted = tmp_path / "trusted-keys.txt"
+    trusted.write_text(f"{make_key(tmp_path / 'farm.pem')}\n")
+    words = ("serve", "--artifact", artifact, "--store", "lmdb:///nowhere", "--port", "0", "--admin-port", "0")
+    assert "no trusted key" in refused(*words, FARM_TRUSTED_KEYS=str(trusted))
 
 
 def test_an_option_may_come_from_the_environment(tmp_path: Path) -> None:

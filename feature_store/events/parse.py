@@ -24,6 +24,7 @@ FUTURE_LIMIT_MS = 300_000  # how far the clocks of hosts may be apart
 RECORDS = {"video_view": "video", "live_view": "live", "author": "author", "user": "user"}
 """The record of the schema that an event of each type becomes."""
 
+_NEVER_NEGATIVE = ("play_time", "page")  # whatever their dtype would hold (docs/data.md)
 _VIEW_KEYS, _UPDATE_KEYS = ("type", "user_id", "known_at"), ("type", "updated_at")  # beside the fields of the record
 _REQUIRED = {
     "video": ("user_id", "view_id", "event_time"),
@@ -180,6 +181,7 @@ class _Events:
         else:
             column = self._integers(field.name, self._values(field.name), _integer)
         low, high = field.bounds
+        low = 0 if field.name in _NEVER_NEGATIVE else low
         wrong = (column != MISSING) & ((column < low) | (column > high))
         self._fail_where(wrong, field.name, lambda row: f"{column[row]} is outside {low}..{high}")
         return column

@@ -24,7 +24,7 @@ def _words(value: object) -> object:
 class ReadingSettings(BaseSettings):
     """When a reading steps down, and how far it may.  ValidationError names the wrong option."""
 
-    model_config = SettingsConfigDict(env_prefix="FARM_READING_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="FARM_READING_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     budget_ms: float = Field(default=100.0, gt=0)  # of one reading of a server; then it is given up
     last_good_mb: int = Field(default=128, ge=0)  # of user records kept, in each process; 0: none

@@ -17,7 +17,7 @@ DAY_S = 86_400
 class RedisSettings(BaseSettings):
     """How to reach a server, what to keep there and for how long.  ValidationError names the wrong option."""
 
-    model_config = SettingsConfigDict(env_prefix="FARM_REDIS_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="FARM_REDIS_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     username: str | None = None  # of an ACL user; those in the URL come first
     password: SecretStr | None = None

@@ -82,7 +82,10 @@ class Artifact:
         try:
             manifest = Manifest.model_validate_json(content)
         except ValidationError as error:
-            raise ArtifactError(f"{file}: {error}") from None
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            what = f"{field}: {first['msg']}" if field else first["msg"]
+            raise ArtifactError(f"{file}: {what}; export or copy the artifact again") from None
         for name, spec in manifest.files.items():
             _verify(folder / name, spec)
         return cls(folder, manifest, version_of(manifest.created, content))

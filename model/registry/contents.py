@@ -118,6 +118,13 @@ def check_folder(folder: Path, version: str, trusted_keys: Sequence[str]) -> Art
     return artifact
 
 
+def check_signed(folder: Path, trusted_keys: Sequence[str]) -> str:
+    """Verify every byte of an artifact folder and its signature; its version.  ArtifactError, SignatureError."""
+    version = Artifact.open(folder).version
+    check_folder(folder, version, trusted_keys)
+    return version
+
+
 def holds(files: Files, path: str, spec: FileSpec, sizes: dict[str, int]) -> bool:
     """Whether a file is there as it should be: by checksum in a directory, elsewhere by its size."""
     if sizes.get(PurePosixPath(path).name) != spec.bytes:

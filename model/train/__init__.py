@@ -6,6 +6,6 @@ A run folder holds run.json (settings, view, what happened), model.pt (weights o
 
 from model.train.loop import train
 from model.train.loss import total_loss, xtr_loss
-from model.train.run import Run, RunError, load_model, require_view
+from model.train.run import Run, RunError, load_model, refuse_other, require_view
 
-__all__ = ["Run", "RunError", "load_model", "require_view", "total_loss", "train", "xtr_loss"]
+__all__ = ["Run", "RunError", "load_model", "refuse_other", "require_view", "total_loss", "train", "xtr_loss"]

@@ -113,3 +113,17 @@ def write_atomic(path: Path, content: bytes) -> None:
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(content)
     os.replace(scratch, path)
+
+
+def refuse_other(folder: Path, settings: Settings) -> None:
+    """RunError when the folder holds a run with other settings, finished or not: nothing trained is overwritten.
+
+    settings: as `train` takes them, with PREPARED's recommendation.
+    """
+    if not (folder / RUN).is_file():
+        return
+    model_config, config = split_settings(settings)
+    held, wanted = Run.load(folder).settings, {**vars(model_config), **vars(config)}
+    other = [f"{name}={held.get(name)}, not {value}" for name, value in wanted.items() if held.get(name) != value]
+    if other:
+        raise RunError(f"{folder}: holds a run with {'; '.join(other)}; give another folder, or delete this one")

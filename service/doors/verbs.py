@@ -33,6 +33,8 @@ def new(
     from service.doors.ring import add_to_file
 
     until = None if expires is None else expires.replace(tzinfo=UTC)
+    if until is not None and until <= datetime.now(UTC):
+        raise typer.BadParameter(f"{until:%Y-%m-%d %H:%M} UTC has passed", param_hint="--expires")
     try:
         key, stored = new_key(cast(list[Scope], scopes.split(",")), name, limit, until)
     except ValidationError as error:
@@ -42,6 +44,8 @@ def new(
         return
     try:
         add_to_file(file, stored)
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be written: {error.strerror}", param_hint="--file") from None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--file") from None
     print(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FilePath, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_store.wrong_settings import wrong_settings
@@ -14,11 +14,11 @@ from feature_store.wrong_settings import wrong_settings
 class LifecycleSettings(BaseSettings):
     """Defaults suit a service behind a load balancer that asks /readyz every second or two."""
 
-    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="FARM_", frozen=True, extra="forbid", allow_inf_nan=False)
 
     models: str | None = None  # URL of an artifact store, whose pointer says what serves; None: one artifact for ever
     models_cache: Path | None = None  # folder for what is fetched; None: a temporary one
-    trusted_keys: Path | None = None  # file of public keys, one of which must have signed; None: unsigned too
+    trusted_keys: FilePath | None = None  # file of public keys, one of which must have signed; None: unsigned too
     models_poll_s: float = Field(default=1.0, gt=0)  # how often the pointer is read
     keep_previous: bool = True  # loaded, so that a rollback takes no time
     prepare_within_s: float = Field(default=300.0, gt=0)  # for loading and checking, which waits for idle processors

@@ -74,3 +74,20 @@ def test_metrics_of_the_parent_itself(workers: Workers, client: TestClient) -> N
 def test_an_unknown_path_is_a_problem(client: TestClient) -> None:
     answer = client.get("/rank")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "fields"),
+    [
+        (b'{"versio":"x"}', 422, "invalid-request", ["version", "versio"]),
+        (b'{"version":5}', 422, "invalid-request", ["version"]),
+        (b"{", 400, "malformed-body", []),
+    ],
+)
+def test_a_wrong_body_is_a_problem(client: TestClient, body: bytes, status: int, kind: str, fields: list[str]) -> None:
+    answer = client.post("/models/activate", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    problem = answer.json()
+    assert problem["type"] == f"urn:farm:problem:{kind}"
+    assert [error["field"] for error in problem["errors"]] == fields
+    assert len(problem["request_id"]) == 32

@@ -41,7 +41,7 @@ def logged() -> Iterator[list[str]]:
 
 
 def test_a_key_has_256_random_bits_and_only_its_hash_is_kept() -> None:
-    made = [new_key(["rank"], "shop", 8, datetime(2027, 1, 1, tzinfo=UTC)) for _ in range(20)]
+    made = [new_key(["rank"], "shop", 8, datetime(2999, 1, 1, tzinfo=UTC)) for _ in range(20)]
     key, stored = made[0]
     _, key_id, secret = key.split("_", 2)
     assert (key_id, len(secret)) == (stored.id, 43)  # 32 bytes in base64 without padding
@@ -53,7 +53,7 @@ def test_a_key_has_256_random_bits_and_only_its_hash_is_kept() -> None:
         "scopes": ["rank"],
         "name": "shop",
         "limit": 8,
-        "expires": "2027-01-01T00:00:00Z",
+        "expires": "2999-01-01T00:00:00Z",
     }
     assert parse_keys(stored.line(), "here") == {stored.id: stored}
     assert len({each[:20] for each, _ in made}) == len({stored.id for _, stored in made}) == 20
@@ -194,10 +194,10 @@ def test_the_verb_prints_the_key_once_and_adds_the_line(tmp_path: Path) -> None:
     assert stored.name == "shop"
     assert matching({stored.id: stored}, key.encode()) == stored
     for number in (1, 2):
-        printed = runner.invoke(keys_verb, ["new", "--scopes", "admin", "--expires", "2027-01-01", "--file", str(file)])
+        printed = runner.invoke(keys_verb, ["new", "--scopes", "admin", "--expires", "2999-01-01", "--file", str(file)])
         found = KeyRing(file).find(printed.stdout.strip().encode())
         assert found is not None
-        assert found.expires == datetime(2027, 1, 1, tzinfo=UTC)
+        assert found.expires == datetime(2999, 1, 1, tzinfo=UTC)
         assert len(file.read_text().splitlines()) == number
         assert printed.stdout.strip() not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -206,7 +206,12 @@ def test_the_verb_prints_the_key_once_and_adds_the_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["--scopes", "root"], "--scopes"), (["--scopes", "rank", "--name", "n" * 101], "--name")],
+    [
+        (["--scopes", "root"], "--scopes"),
+        (["--scopes", "rank", "--name", "n" * 101], "--name"),
+        (["--scopes", "rank", "--expires", "2020-01-01"], "--expires"),
+        (["--scopes", "rank", "--file", "nowhere/at/all/keys.jsonl"], "nowhere/at/all/keys.jsonl cannot be"),
+    ],
 )
 def test_the_verb_names_the_wrong_option(options: list[str], says: str) -> None:
     refused = CliRunner().invoke(keys_verb, ["new", *options])

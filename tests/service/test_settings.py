@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from feature_store.cells import FOLDER
+from service.lifecycle.settings import read_lifecycle
 from service.settings import Settings, read_settings
 
 GIVEN = {"artifact": Path("artifact"), "store": "lmdb://store"}
@@ -21,6 +26,24 @@ def test_every_wrong_setting_is_named_in_one_line(monkeypatch: pytest.MonkeyPatc
         "FARM_STATE_CACHE_MB: Input should be greater than or equal to 0",
         "FARM_DEVICES: must be numbers of GPUs separated by commas, such as 0,1",
     ]
+
+
+def test_no_time_is_infinite() -> None:
+    with pytest.raises(ValueError, match=r"^FARM_GRACE_S: Input should be a finite number$"):
+        read_lifecycle(grace_s="inf")
+
+
+@pytest.mark.parametrize("name", ["formula", "record_schema"])
+def test_a_file_that_is_not_there_is_named_by_its_setting(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^FARM_{name.upper()}: Path does not point to a file$"):
+        read_settings(**GIVEN, **{name: tmp_path / "nothing.json"})
+
+
+def test_options_overrule_an_environment_that_is_wrong(tmp_path: Path) -> None:
+    environment = {**os.environ, "FARM_PORT": "99999", FOLDER: str(tmp_path)}
+    command = [sys.executable, "-c", "import service.preload"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
