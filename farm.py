@@ -301,7 +301,7 @@ def materialize(
     data: Data,
     store: StoreUrl,
     as_of: Annotated[
-        str | None, typer.Option(help="ISO time: load what was known by then; default all there is.")
+        str | None, typer.Option(help="ISO time: load the events known and the rooms asked for by then; default all there is.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     allow_gap: Annotated[

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
+import polars as pl
 
 from feature_store.merge import merge_batch, merge_histories
 from feature_store.records import UserBatch, UserRecord
@@ -67,10 +68,10 @@ class Source:
     """PREPARED as of a moment, in steps of users and of authors."""
 
     def __init__(self, data: Prepared, as_of_ms: int | None) -> None:
-        self.data = data
-        self.all = as_of_ms is None
+        self.data, self.as_of_ms = data, as_of_ms
         self.end_ms = max(map(_last_known_at, data.events.values()), default=0) if as_of_ms is None else as_of_ms
-        self.users, self.lives = len(data.user_ids()), len(data.authors["author_id"])
+        self._rooms = rooms_by_last_request(data, as_of_ms)
+        self.users, self.lives = len(data.user_ids()), len(self._rooms)
 
     @property
     def name(self) -> str:
@@ -96,14 +97,14 @@ class Source:
         return UserBatch(np.asarray(self.data.user_ids()[start:stop]), attributes, *histories[0], *histories[1])
 
     def authors(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Author rows with times 1 ms apart that keep their order, the last at the end of the logs."""
-        records = _records(self.data, "author", self.data.authors, slice(start, stop))
+        """Rooms in order of their last request, with times 1 ms apart that keep it, the last at the end of the logs."""
+        records = _records(self.data, "author", self.data.authors, self._rooms[start:stop])
         return records, self.end_ms - self.lives + 1 + start + np.arange(len(records))
 
     def events(self) -> dict[Domain, int]:
         """How many were known by the moment."""
-        found = self.data.events.items()
-        return {domain: len(e) if self.all else int((e.known_at() <= self.end_ms).sum()) for domain, e in found}
+        found, whole = self.data.events.items(), self.as_of_ms is None
+        return {domain: len(e) if whole else int((e.known_at() <= self.end_ms).sum()) for domain, e in found}
 
     def _histories(self, domain: Domain, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Events are sorted by (user, known_at): a user's newest are its last.  -> records [E], offsets [U + 1]"""
@@ -117,6 +118,25 @@ class Source:
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         index = np.arange(offsets[-1]) + np.repeat(bounds[:-1] + counts - sizes - offsets[:-1], sizes)
         return _records(self.data, domain, events.columns, index), offsets
+
+
+def rooms_by_last_request(data: Prepared, as_of_ms: int | None = None) -> np.ndarray:
+    """Rows of the author table in the order in which their rooms were last asked for, so that the newest is the last.
+
+    Ids need not rise with time, text ids never do.  Rooms that no sample names come first, in order of their ids.
+    as_of_ms: leaves out rooms that were first asked for after it.  [lives] int64
+    """
+    keys = ["author_id", "live_id"]
+    requests = pl.DataFrame({name: np.asarray(data.samples[name]) for name in (*keys, "request_time")})
+    first, time = pl.col("request_time").min().alias("first"), pl.col("request_time")
+    by_then = time if as_of_ms is None else time.filter(time <= as_of_ms)
+    seen = requests.group_by(keys).agg(first, by_then.max().alias("last"))
+    rooms = pl.DataFrame({name: np.asarray(data.authors[name]) for name in keys}).with_row_index("row")
+    rooms = rooms.join(seen, on=keys, how="left", maintain_order="left")
+    if as_of_ms is not None:
+        rooms = rooms.filter(pl.col("first").is_null() | (pl.col("first") <= as_of_ms))
+    order: np.ndarray = rooms.sort("last", "row", nulls_last=False)["row"].to_numpy().astype(np.int64)
+    return order
 
 
 def _last_known_at(events: Events) -> int:
@@ -216,7 +236,7 @@ async def _fill(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return
-    start = (str(source.data.path), source.end_ms, url, generation)
+    start = (str(source.data.path), source.as_of_ms, url, generation)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _open_in_process, start) as pool:
         loop = asyncio.get_running_loop()
         running = {loop.run_in_executor(pool, _write_in_process, step): step for step in steps}
@@ -231,12 +251,12 @@ async def _fill(
 _process: tuple[Source, FeatureStore, asyncio.Runner] | None = None
 
 
-def _open_in_process(path: str, end_ms: int, url: str, generation: int | None) -> None:
+def _open_in_process(path: str, as_of_ms: int | None, url: str, generation: int | None) -> None:
     """What a process of the pool keeps open."""
     global _process  # a pool's initializer has no other way to hand something on
     data, runner = Prepared.open(path), asyncio.Runner()
     store = open_store(url, data.schema)
-    _process = Source(data, end_ms), store if generation is None else _into(store, generation), runner
+    _process = Source(data, as_of_ms), store if generation is None else _into(store, generation), runner
 
 
 def _write_in_process(step: str) -> None:

@@ -37,7 +37,9 @@ def build(tables: Tables, attributes: Attributes) -> Bucket:
     """The events and samples of one bucket of users, from their `entries`, `shows` and `plays`."""
     entries, shows = (_once(tables[name], _LIVE_KEYS) for name in ("entries", "shows"))
     plays = _once(tables["plays"], _VIDEO_KEYS)
-    passed = shows.join(entered_shows(entries, shows), on=_LIVE_KEYS, how="anti")
+    led = impressions(entries, shows)
+    shown = led.select("user_id", "live_id", event_time="shown").drop_nulls()
+    passed = shows.join(shown, on=_LIVE_KEYS, how="anti")
     live, video = _live_views(entries, attributes), _video_views(plays, attributes)
     counts = {
         "live_repeats": len(tables["entries"]) - len(entries),
@@ -45,6 +47,7 @@ def build(tables: Tables, attributes: Attributes) -> Bucket:
         "video_repeats": len(tables["plays"]) - len(plays),
         "entered_shows": len(shows) - len(passed),
         "passed_shows": len(passed),
+        "unshown_entries": led["shown"].null_count(),
         **{
             f"photo_like_status_{state}": n
             for state, n in plays["like_status"].value_counts().sort("like_status").rows()
@@ -56,7 +59,7 @@ def build(tables: Tables, attributes: Attributes) -> Bucket:
             "video": video.select("user_id", *(field.name for field in schema.video)),
             "live": live.select("user_id", *(field.name for field in schema.live)),
         },
-        samples=_samples(live, passed, attributes),
+        samples=_samples(_asked(live.join(led, on=_LIVE_KEYS, how="left")), passed, attributes),
         counts=counts,
     )
 
@@ -66,13 +69,13 @@ def _once(rows: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
     return join_repeats(rows, keys, [name for name in rows.columns if name not in keys])
 
 
-def entered_shows(entries: pl.DataFrame, shows: pl.DataFrame) -> pl.DataFrame:
-    """The impressions that led to an entry: user_id, live_id, event_time.
+def impressions(entries: pl.DataFrame, shows: pl.DataFrame) -> pl.DataFrame:
+    """The entries (user_id, live_id, event_time) and when the impression was that led to each (shown, or null).
 
-    Of each entry, the latest impression of its room to its user from 30 minutes before it to 5 seconds after it.
+    It is the latest impression of the room to the user from 30 minutes before the entry to 5 seconds after it.
     """
-    until = entries.select("user_id", "live_id", until=pl.col("event_time") + ENTRY_EARLY_MS).sort("until")
-    shown = shows.select("user_id", "live_id", "event_time", shown=pl.col("event_time")).sort("shown")
+    until = entries.select(*_LIVE_KEYS, until=pl.col("event_time") + ENTRY_EARLY_MS).sort("until")
+    shown = shows.select("user_id", "live_id", shown="event_time").sort("shown")
     led = until.join_asof(
         shown,
         left_on="until",
@@ -82,7 +85,21 @@ def entered_shows(entries: pl.DataFrame, shows: pl.DataFrame) -> pl.DataFrame:
         tolerance=ENTRY_EARLY_MS + ENTRY_LATE_MS,
         check_sortedness=False,  # it cannot be checked within groups
     )
-    return led.select(_LIVE_KEYS).drop_nulls()
+    return led.select(*_LIVE_KEYS, "shown")
+
+
+def _asked(entries: pl.DataFrame) -> pl.DataFrame:
+    """Live views with `shown` -> one row per impression, its `request_time` and the acts of all that it led to.
+
+    The request is that of the impression, as it is for rooms passed by: an entry's own start would tell that it was
+    entered, since the user had left the rooms entered before it.  An entry that is logged before its impression was
+    asked for no later than it began.  Entries without an impression have no other time than their own.
+    """
+    asked = entries.with_columns(shown=pl.coalesce("shown", "event_time"))
+    return asked.group_by("user_id", "author_id", "live_id", "shown", maintain_order=True).agg(
+        request_time=pl.min_horizontal(pl.col("event_time").min(), pl.col("shown").first()),
+        **{act: pl.col(act).max() for act in _TASK_ACTS.values()},
+    )
 
 
 def _live_views(entries: pl.DataFrame, attributes: Attributes) -> pl.DataFrame:
@@ -118,15 +135,14 @@ def _view_id(name: str) -> pl.Expr:
     return (time * (1 << VIEWED_BITS) + pl.col(name)).alias("view_id")
 
 
-def _samples(live: pl.DataFrame, passed: pl.DataFrame, attributes: Attributes) -> pl.DataFrame:
-    """Every entry, and every impression that led to none: there nothing happened."""
-    keys = ("user_id", "author_id", "live_id", "event_time")
+def _samples(asked: pl.DataFrame, passed: pl.DataFrame, attributes: Attributes) -> pl.DataFrame:
+    """Every impression that led to entries, every entry without one, and every impression that led to none."""
+    keys = ("user_id", "author_id", "live_id", "request_time")
     labels = [pl.col(act).cast(pl.Int8).alias(task) for task, act in _TASK_ACTS.items()]
     nothing = [pl.lit(0, pl.Int8).alias(task) for task in TASKS]
-    samples = pl.concat([live.select(*keys, *labels), passed.select(*keys, *nothing)], how="vertical_relaxed")
-    samples = samples.rename({"event_time": "request_time"}).with_columns(
-        day=local_day("request_time", UTC_OFFSET_S), page=pl.lit(None, pl.Int16)
-    )
+    passed = passed.rename({"event_time": "request_time"})
+    samples = pl.concat([asked.select(*keys, *labels), passed.select(*keys, *nothing)], how="vertical_relaxed")
+    samples = samples.with_columns(day=local_day("request_time", UTC_OFFSET_S), page=pl.lit(None, pl.Int16))
     return attach(attach(samples, attributes.authors, "author_id"), attributes.rooms, "live_id")
 
 

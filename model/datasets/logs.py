@@ -235,10 +235,14 @@ def _build(schema: RecordSchema, utc_offset_s: int, text_ids: frozenset[str], ta
 
 
 def _views(rows: pl.DataFrame, domain: Domain, schema: RecordSchema, counts: dict[str, int]) -> pl.DataFrame:
-    views = join_repeats(rows, ("user_id", "view_id"), (*schema.behaviours, "play_time"))
+    """Repeats of a view are from its earliest start to its latest end, whatever their order, as in a store."""
+    keys, times = ("user_id", "view_id"), [name for name in ("event_time", "request_time") if name in rows.columns]
+    rows = rows.with_columns(known_at=pl.col("event_time") + pl.max_horizontal("play_time", pl.lit(1)))
+    views = join_repeats(rows, keys, [name for name in rows.columns if name not in (*keys, *times)], times)
     counts[f"{domain}_repeats"] = len(rows) - len(views)
     acts = {name: pl.col(name) for name in schema.behaviours}
-    return views.with_columns(outcome_columns(schema, "play_time", acts))
+    span = (pl.col("known_at") - pl.col("event_time")).clip(upper_bound=DURATION_LIMITS[1])
+    return views.with_columns(span=span).with_columns(outcome_columns(schema, "span", acts))
 
 
 def _samples(views: pl.DataFrame, schema: RecordSchema, utc_offset_s: int) -> pl.DataFrame:

@@ -92,12 +92,19 @@ def _narrowest(limits: tuple[int, int]) -> type[pl.DataType]:
     return pl.Int64
 
 
-def join_repeats(rows: pl.DataFrame, view: Sequence[str], joined: Sequence[str]) -> pl.DataFrame:
-    """One row per view, in order of first appearance: repeats join as they do in a store, `joined` by maximum."""
+def join_repeats(
+    rows: pl.DataFrame, view: Sequence[str], joined: Sequence[str], earliest: Sequence[str] = ()
+) -> pl.DataFrame:
+    """One row per view, in order of first appearance: repeats join as they do in a store.
+
+    `joined` by maximum, `earliest` by minimum, of other columns the first.
+    """
     if not rows.select(view).is_duplicated().any():
         return rows
-    others = [name for name in rows.columns if name not in (*view, *joined)]
-    return rows.group_by(view, maintain_order=True).agg(pl.col(others).first(), pl.col(joined).max())
+    others = [name for name in rows.columns if name not in (*view, *joined, *earliest)]
+    return rows.group_by(view, maintain_order=True).agg(
+        pl.col(others).first(), pl.col(joined).max(), pl.col(earliest).min()
+    )
 
 
 def outcome_columns(schema: RecordSchema, play_time: str, acts: Mapping[str, pl.Expr]) -> list[pl.Expr]:

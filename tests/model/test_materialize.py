@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,13 @@ from feature_store.matrices import UserInputs, candidate_matrix, user_inputs
 from feature_store.schema import DOMAINS, MISSING
 from feature_store.store import StoreAnswer, open_store
 from loadtest.redis_servers import valkey
-from model.datasets.prepared import Prepared, history_ends
+from model.datasets.prepared import Columns, Prepared, history_ends
 from model.datasets.samples import gather
 from model.materialize import Options, materialize
+
+
+class Killed(Exception):
+    """What stops a load in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +66,21 @@ def assert_same_inputs(data: Prepared, url: str, rows: np.ndarray) -> None:
     inputs, _ = served(data, url, rows)
     for name, values in batch.users.feeds().items():
         assert np.array_equal(values[batch.request], np.concatenate([getattr(one, name) for one in inputs])), name
+
+
+def with_falling_room_ids(data: Prepared, folder: Path) -> Prepared:
+    """The same data as a folder of its own, whose rooms have falling ids, in order of author and id as prepare writes."""
+    shutil.copytree(data.path, folder)
+    falling = {name: 10**12 - np.asarray(columns["live_id"]) for name, columns in parts(data).items()}
+    np.save(folder / "samples/live_id.npy", falling["samples"])
+    order = np.lexsort((falling["authors"], data.authors["author_id"]))
+    for name, column in (dict(data.authors) | {"live_id": falling["authors"]}).items():
+        np.save(folder / f"authors/{name}.npy", np.asarray(column)[order])
+    return Prepared.open(folder)
+
+
+def parts(data: Prepared) -> dict[str, Columns]:
+    return {"samples": data.samples, "authors": data.authors}
 
 
 def at_the_end(data: Prepared) -> Prepared:
@@ -171,6 +191,33 @@ def test_as_of_a_moment(prepared: Prepared, tmp_path: Path, redis_url: str, jobs
     assert max(newest) <= moment
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("as_of", [False, True])
+def test_the_newest_room_is_the_one_last_asked_for(
+    prepared: Prepared, tmp_path: Path, as_of: bool, jobs: int
+) -> None:
+    """Though ids do not rise with time; and no room is from after the moment."""
+    data = with_falling_room_ids(prepared, tmp_path / "data")
+    times = np.asarray(data.samples["request_time"])
+    moment = int(np.quantile(times, 0.4)) if as_of else None
+    last: dict[int, tuple[int, int]] = {}
+    for author, live, at in zip(data.samples["author_id"], data.samples["live_id"], times, strict=True):
+        if moment is None or at <= moment:
+            last[int(author)] = max(last.get(int(author), (0, 0)), (int(at), int(live)))
+    url = f"lmdb://{tmp_path}/store"
+    made = asyncio.run(materialize(data, url, Options(as_of_ms=moment, jobs=jobs)))
+    named = set(zip(data.samples["author_id"].tolist(), data.samples["live_id"].tolist(), strict=True))
+    table = list(zip(data.authors["author_id"].tolist(), data.authors["live_id"].tolist(), strict=True))
+    first = {room: int(times[data.samples["live_id"] == room[1]].min()) for room in named}
+    kept = [room for room in table if moment is None or first.get(room, 0) <= moment]
+    assert made.lives == len(kept) <= len(table)
+    assert (len(kept) < len(table)) == as_of
+    answer = read(url, [int(data.user_ids()[0])], [np.unique(data.authors["author_id"]).tolist()])[0]
+    newest = {author: int(rooms["live_id"][-1]) for author, rooms in answer.authors.items()}
+    assert {author for author, _ in kept} == set(newest)
+    assert {author: newest[author] for author in last} == {author: live for author, (_, live) in last.items()}
+
+
 def test_a_load_into_redis_that_was_killed_goes_on(
     prepared: Prepared, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,9 +225,9 @@ def test_a_load_into_redis_that_was_killed_goes_on(
 
     def stop_at_three(done: int, _: int) -> None:
         if done == 3:
-            raise KeyboardInterrupt
+            raise Killed
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         asyncio.run(materialize(prepared, redis_url, progress=stop_at_three))
     assert read(redis_url, [int(prepared.user_ids()[0])], [[]])[0].user is None  # readers see nothing of it
     seen: list[tuple[int, int]] = []

@@ -12,9 +12,10 @@ from kuailive_files import DAY_MS, START_MS, Release, contents, entry, play, ran
 
 from feature_store.schema import DOMAINS, MISSING, Domain, widen
 from model.datasets.kuailive import prepare_kuailive
-from model.datasets.kuailive_build import entered_shows
+from model.datasets.kuailive_build import impressions
 from model.datasets.kuailive_view import kuailive_schema, kuailive_view
 from model.datasets.prepared import Prepared
+from model.metrics import auc
 
 TEST_FROM = date(2025, 5, 7)
 ENTRIES, SHOWS, PLAYS = "live_interaction.csv", "live_show.parquet", "photo_play.parquet"
@@ -102,7 +103,7 @@ def test_entries_are_clicks_and_the_counts_are_their_acts(tmp_path: Path) -> Non
 def test_an_impression_is_a_sample_unless_it_led_to_an_entry(tmp_path: Path) -> None:
     release = BASE.add(SHOWS, show(1, 10, NOON), show(1, 11, NOON + 1), show(1, 10, NOON + 2), show(2, 10, NOON + 9))
     data = prepare(release.add(ENTRIES, entry(1, 10, NOON + 5_000, 7)), tmp_path)
-    assert labels(data, 1) == {0: [0] * 6, 1: [0] * 6, 5_000: [1, 1, 0, 0, 0, 0]}  # of two impressions the later led
+    assert labels(data, 1) == {0: [0] * 6, 1: [0] * 6, 2: [1, 1, 0, 0, 0, 0]}  # of two impressions the later led
     assert labels(data, 2) == {9: [0] * 6}
     assert (data.info.counts["entered_shows"], data.info.counts["passed_shows"]) == (1, 3)
     assert events(data, "live", 1, "event_time") == [NOON + 5_000]  # an impression is no event
@@ -116,7 +117,52 @@ def test_the_window_of_an_entry(gap_ms: int, led: bool) -> None:
     """gap_ms: from the impression to the entry."""
     shows = pl.DataFrame({"user_id": [1, 2, 1], "live_id": [10, 10, 11], "event_time": [NOON, NOON + 1, NOON + 1]})
     entries = pl.DataFrame({"user_id": [1], "live_id": [10], "event_time": [NOON + gap_ms]})
-    assert entered_shows(entries, shows).rows() == ([(1, 10, NOON)] if led else [])
+    assert impressions(entries, shows).rows() == [(1, 10, NOON + gap_ms, NOON if led else None)]
+
+
+def test_an_entry_is_asked_for_when_its_room_was_shown(tmp_path: Path) -> None:
+    """As rooms that were passed are: with its own start, it alone would see what the user did in between."""
+    shown = [show(1, live, NOON) for live in (10, 11, 12)]
+    entered = [entry(1, 10, NOON + 2_000, 40), entry(1, 11, NOON + 50_000, 1), entry(1, 12, NOON - 3_000, 2)]
+    data = prepare(BASE.add(SHOWS, *shown).add(ENTRIES, *entered), tmp_path)
+    rows = np.flatnonzero(data.user_ids()[data.samples["user_row"]] == 1)
+    times = dict(zip(data.samples["live_id"][rows].tolist(), (data.samples["request_time"][rows] - NOON), strict=True))
+    assert times == {10: 0, 11: 0, 12: -3_000}  # the last is logged before its impression, and not in its own history
+    first = data.events["live"].offsets[data.samples["user_row"][rows]]
+    held = dict(zip(data.samples["live_id"][rows].tolist(), (data.samples["live_end"][rows] - first), strict=True))
+    assert held == {10: 1, 11: 1, 12: 0}  # what ended before the impression: the entry that came before it
+
+
+def test_entries_of_one_impression_are_one_sample(tmp_path: Path) -> None:
+    entered = [entry(1, 10, NOON + 1_000, 2, like_cnt=1), entry(1, 10, NOON + 9_000, 4, comment_cnt=1)]
+    data = prepare(BASE.add(SHOWS, show(1, 10, NOON)).add(ENTRIES, *entered), tmp_path)
+    assert labels(data, 1) == {0: [1, 1, 0, 1, 1, 0]}
+    assert events(data, "live", 1, "event_time") == [NOON + 1_000, NOON + 9_000]
+    assert data.info.counts["unshown_entries"] == 3  # those of BASE
+
+
+def test_outcomes_drawn_by_chance_are_not_told_by_the_history(tmp_path: Path) -> None:
+    """Slates of five rooms, each entered with p = 0.3 and one after another: the lag of the newest event says nothing."""
+    rng = np.random.default_rng(0)
+    shown, entered, rooms = [], [], iter(range(100, 100_000))
+    for user in range(20, 60):
+        at = START_MS + int(rng.integers(0, MINUTE))
+        for _ in range(30):
+            clock = at + 2_000
+            for live in (next(rooms) for _ in range(5)):
+                shown.append(show(user, live, at))
+                if rng.random() < 0.3:
+                    stay = int(rng.integers(5, 60))
+                    entered.append(entry(user, live, clock, stay))
+                    clock += (stay + 2) * 1_000
+            at += 2 * 3_600_000
+    data = prepare(BASE.add(SHOWS, *shown).add(ENTRIES, *entered), tmp_path)
+    samples = data.samples
+    has = samples["live_end"] > data.events["live"].offsets[samples["user_row"]]
+    newest = data.events["live"].known_at()[samples["live_end"][has] - 1]
+    ctr = np.asarray(samples["labels"])[has, 0]
+    assert len(ctr) > 5_000
+    assert abs(auc(newest - samples["request_time"][has], ctr) - 0.5) < 0.02
 
 
 def test_a_day_begins_at_midnight_in_beijing(tmp_path: Path) -> None:

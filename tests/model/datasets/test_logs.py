@@ -12,7 +12,8 @@ import pytest
 from parquet_logs import ACTS, DAY_MS, START_MS, Logs, contents
 
 from feature_store.ids import to_id64
-from feature_store.schema import MISSING, default_schema
+from feature_store.merge import merge_histories
+from feature_store.schema import DOMAINS, MISSING, Domain, default_schema
 from model.datasets.logs import default_view, prepare_logs
 from model.datasets.occupancy import distinct_ids, sharing_share
 from model.datasets.prepared import Prepared, PreparedError
@@ -87,6 +88,52 @@ def test_repeats_of_a_view_are_joined(tmp_path: Path) -> None:
     view = np.flatnonzero(columns["view_id"] == 10_000)
     assert columns["play_time"][view].tolist() == [70]
     assert columns["behaviours"][view] & 0b101001 == 0b001001  # click and like, no gift
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_repeats_of_other_times_are_one_view_as_a_store_has_it(tmp_path: Path, domain: Domain, turned: bool) -> None:
+    """From the earliest start to the latest end, in any order: an outcome is never known before it was reported."""
+    logs, table = Logs.random(3), f"{domain}_events"
+    first = logs.frames[table][:1].with_columns(pl.all().cast(pl.Int64))
+    first = first.with_columns(view_id=10_000, play_time=1_000, like=0, gift=0, page=1)
+    late = first.with_columns(pl.col("event_time") + 300_000, play_time=30_000, gift=1, page=2)
+    far = first.with_columns(view_id=10_001, event_time=pl.col("event_time") - 2**32)
+    if "request_time" in first.columns:
+        late = late.with_columns(request_time=pl.col("event_time") - 7)
+        far = far.with_columns(request_time="event_time")
+    repeats = [first, late, far, first.with_columns(view_id=10_001)]
+    for row in repeats[::-1] if turned else repeats:
+        logs.frames[table] = pl.concat([logs.frames[table], row], how="vertical_relaxed")
+    data = prepare(logs, tmp_path)
+    columns = data.events[domain].columns
+    view = np.flatnonzero(columns["view_id"] == 10_000)
+    assert len(view) == 1
+    start = first["event_time"].item()
+    assert columns["event_time"][view[0]] == start
+    assert columns["known_after"][view[0]] == 330_000
+    assert columns["play_time"][view[0]] == 30_000
+    alone = [prepared_alone(one, domain, tmp_path / name) for name, one in {"a": first, "b": late}.items()]
+    records = np.concatenate(alone)
+    merged, _ = merge_histories(data.schema, domain, records, np.zeros(2, np.int64), 1)
+    assert {name: columns[name][view].tolist() for name in merged.dtype.names} == {
+        name: merged[name].tolist() for name in merged.dtype.names
+    }
+    assert columns["known_after"][columns["view_id"] == 10_001].tolist() == [2**31 - 1]  # as late as can be said
+
+
+def prepared_alone(row: pl.DataFrame, domain: Domain, folder: Path) -> np.ndarray:
+    """The record that one row becomes among rows of other views.  [1]"""
+    logs = Logs.random(3)
+    frame = logs.frames[f"{domain}_events"]
+    logs.frames[f"{domain}_events"] = pl.concat([frame, row], how="vertical_relaxed")
+    data = prepare(logs, folder)
+    columns = data.events[domain].columns
+    view = np.flatnonzero(columns["view_id"] == row["view_id"].item())
+    records = np.empty(len(view), data.schema.dtype(domain))
+    for name in records.dtype.names:
+        records[name] = columns[name][view]
+    return records
 
 
 def test_booleans_are_acts_too(tmp_path: Path) -> None:
