@@ -142,7 +142,9 @@ def prepare(
 @app.command()
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(help="RUN folder to write; an unfinished run of the same settings goes on.")],
+    out: Annotated[
+        Path, typer.Option(help="RUN folder to write; an unfinished run of the same settings and data goes on.")
+    ],
     arch: Arch = Arch.farm,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="At most; the source's recommendation if not given.")
@@ -169,7 +171,7 @@ def train(
     if epochs is not None:
         chosen["epochs"] = epochs
     prepared = Prepared.open(data)
-    refuse_other(out, {**prepared.info.training, **chosen})
+    refuse_other(out, chosen, prepared)
     result = run(prepared, out, chosen)
     if os.environ.get("RANK", "0") == "0":
         _say(f"best epoch {result.best_epoch} of {len(result.epochs)}; run in {out}")
@@ -301,7 +303,8 @@ def materialize(
     data: Data,
     store: StoreUrl,
     as_of: Annotated[
-        str | None, typer.Option(help="ISO time: load the events known and the rooms asked for by then; default all there is.")
+        str | None,
+        typer.Option(help="ISO time: load the events known and the rooms asked for by then; default all there is."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     allow_gap: Annotated[

@@ -13,6 +13,7 @@ Columns have the dtypes of the record schema; a missing value is the least value
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -52,6 +53,7 @@ class PreparedInfo(BaseModel):
     training: dict[str, Any]  # recommended settings: fields of model.config.TrainConfig and FarmConfig
     group_names: tuple[str, ...] = ()  # activity groups by value of the user's `activity_group`
     notes: tuple[str, ...] = ()
+    digest: str = ""  # of every file of the folder and what is said here but the counts; "" of older folders
 
 
 @dataclass(frozen=True)
@@ -145,17 +147,42 @@ def whole_folder(folder: Path, marker: str) -> Iterator[Path]:
     """
     if folder.is_file() or (folder.is_dir() and not (folder / marker).is_file() and any(folder.iterdir())):
         raise PreparedError(f"{folder}: holds something else (no {marker}); give another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    place = folder.resolve()  # a link keeps pointing at it
+    place.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     try:
         yield scratch
         os.chmod(scratch, 0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
+        _put_in_place(scratch, place)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def _put_in_place(scratch: Path, place: Path) -> None:
+    """Rename; what was there before is moved aside, and removed once the new one stands."""
+    if not place.exists():
+        scratch.rename(place)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.old.", dir=place.parent))
+    try:
+        place.rename(aside / place.name)
+        scratch.rename(place)
+    except BaseException:
+        if (aside / place.name).exists() and not place.exists():
+            (aside / place.name).rename(place)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)  # what cannot be removed is no reason to say that the new one is not there
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of every file of a PREPARED folder and its name."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _open_columns(folder: Path) -> Columns:

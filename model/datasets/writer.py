@@ -26,6 +26,7 @@ from model.datasets.prepared import (
     Events,
     PreparedError,
     PreparedInfo,
+    fingerprint,
     history_ends,
     whole_folder,
 )
@@ -79,8 +80,15 @@ def write_prepared(
             "counts": info.counts | dict(writer.counts) | sizes,
             "notes": info.notes + occupancy_notes(scratch, view),
         }
-        (scratch / "prepared.json").write_text(info.model_copy(update=filled).model_dump_json(indent=1) + "\n")
+        _write_info(scratch, info.model_copy(update=filled))
     return folder
+
+
+def _write_info(scratch: Path, info: PreparedInfo) -> None:
+    """The last file, with the digest of the folder: of all but the counts, which tell of the buckets too."""
+    path = scratch / "prepared.json"
+    path.write_text(info.model_copy(update={"counts": {}}).model_dump_json())
+    path.write_text(info.model_copy(update={"digest": fingerprint(scratch)}).model_dump_json(indent=1) + "\n")
 
 
 def _write_parts(writer: _Writer, parts: list[Part], build: Build, users: pl.DataFrame, progress: Progress) -> None:

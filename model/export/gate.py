@@ -140,7 +140,7 @@ def _refuse(report: GateReport) -> None:
 def _losses(
     data: Prepared, rows: np.ndarray, fp32: np.ndarray, converted: np.ndarray
 ) -> tuple[tuple[Loss, ...], tuple[str, ...]]:
-    """Of every task that can be measured, and the names of the others.  fp32, converted [B, tasks]"""
+    """Of every task and metric that can be measured, and the names of other tasks.  fp32, converted [B, tasks]"""
     labels, users = data.samples["labels"][rows], data.samples["user_row"][rows]
     losses: list[Loss] = []
     too_few = []
@@ -152,7 +152,8 @@ def _losses(
             continue
         draws = draw_users(user, _DRAWS + 1)
         before, after = (_figures(scores[known, index], label, user, draws) for scores in (fp32, converted))
-        losses += [_loss(task, metric, before[metric], after[metric]) for metric in before]
+        measured = [metric for metric in before if not np.isnan(before[metric][0])]  # a user of both classes, or none
+        losses += [_loss(task, metric, before[metric], after[metric]) for metric in measured]
     return tuple(losses), tuple(too_few)
 
 

@@ -6,7 +6,6 @@ test samples) and done.json (written last).  A folder whose job.json is another 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -58,15 +57,6 @@ class Job:
         """Whether the folder holds this very job, finished."""
         whole = all((self.folder / name).is_file() for name in ("run.json", "model.pt", "test.npy", "done.json"))
         return whole and _read(self.folder / "job.json") == self.record()
-
-
-def fingerprint(folder: Path) -> str:
-    """A digest of every file of a PREPARED folder and its name."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            digest.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def run_all(jobs: list[Job], workers: int, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from model.config import split_settings
-from model.datasets.prepared import Prepared
+from model.datasets.prepared import Prepared, fingerprint
 from model.figures import environment
 from model.study.bounds import bounds
 from model.study.claims import make_claims
@@ -29,7 +29,7 @@ from model.study.compare import compare
 from model.study.drawn import METRICS, Cell, Drawn, Progress, Scores, draw_figures, parts, summary
 from model.study.grid import FARM, Variant, parse_variants
 from model.study.parameters import Parameters, count_parameters, match_dense
-from model.study.runs import Job, Settings, StudyError, fingerprint, run_all
+from model.study.runs import Job, Settings, StudyError, run_all
 from model.study.simulation import Simulation
 
 DRAWS = 300

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from model.datasets.prepared import Prepared
 from model.farm import Ranker
 from model.train.distributed import Ranks
 from model.train.optimiser import Optimisers
-from model.train.run import CHECKPOINT, RUN, Run, RunError, Settings
+from model.train.run import CHECKPOINT, RUN, Run, RunError, Settings, same_data
 
 
 @dataclass
@@ -45,13 +46,13 @@ def save_checkpoint(folder: Path, run: Run, model: Ranker, optimisers: Optimiser
 
 
 def resume(
-    folder: Path, settings: Settings, model: Ranker, optimisers: Optimisers, ranks: Ranks
+    folder: Path, data: Prepared, settings: Settings, model: Ranker, optimisers: Optimisers, ranks: Ranks
 ) -> tuple[Run, Place] | None:
-    """The unfinished run of the same settings in the folder, its state loaded; None when there is none.
+    """The unfinished run of the same settings and data in the folder, its state loaded; None when there is none.
 
     RunError when it stopped inside an epoch with another number of processes, or the ranks do not see one folder.
     """
-    state = _state_of(folder, settings, model)
+    state = _state_of(folder, data, settings, model)
     if len(set(ranks.gather(None if state is None else (state["run"], state["places"][0]["step"])))) > 1:
         raise RunError(f"{folder}: not the same on all ranks; give them one folder on a shared disk")
     if state is None:
@@ -64,14 +65,15 @@ def resume(
     return Run.from_json(state["run"]), places[ranks.rank] if places[0].step else Place()
 
 
-def _state_of(folder: Path, settings: Settings, model: Ranker) -> dict[str, Any] | None:
+def _state_of(folder: Path, data: Prepared, settings: Settings, model: Ranker) -> dict[str, Any] | None:
     checkpoint = folder / CHECKPOINT
     if not checkpoint.is_file():
         return None
     state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")
     run = Run.from_json(state["run"])  # run.json may be one epoch behind, or not there yet
     finished = (folder / RUN).is_file() and Run.load(folder).finished
-    if finished or run.settings != settings or run.view != model.view or "places" not in state:
+    same = run.settings == settings and run.view == model.view and same_data(run, data)
+    if finished or not same or "places" not in state:
         return None
     return state
 

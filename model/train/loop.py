@@ -32,7 +32,7 @@ from model.train.negatives import calibration_rate, negative_weight, rows_of_epo
 from model.train.optimiser import Optimisers
 from model.train.precision import autocast, choose_device, float32_products
 from model.train.prefetch import prefetch
-from model.train.run import MODEL, Run, Settings, best_epoch, has_stopped, new_run
+from model.train.run import MODEL, Run, Settings, begin, best_epoch, has_stopped, new_run
 from model.train.tables import with_table_rows
 
 _RANK_STRIDE = 1_000_000_007  # between the seeds of the ranks' dropouts
@@ -56,7 +56,7 @@ def train(data: Prepared, out: str | Path, settings: Settings, quiet: bool = Fal
     """Train on the training days, choose the epoch on the validation day, write the run folder.
 
     settings: fields of ModelConfig and TrainConfig; what is not given comes from PREPARED's recommendation.
-    A folder with an unfinished run of the same settings is gone on with.
+    A folder with an unfinished run of the same settings and data is gone on with; any other run in it is replaced.
     Under torchrun, every process calls it with the same arguments and gets the same run; the first one writes.
     """
     model_config, config = split_settings({**data.info.training, **settings})
@@ -70,7 +70,10 @@ def train(data: Prepared, out: str | Path, settings: Settings, quiet: bool = Fal
     model = Ranker(model_config, view, config.table_std).to(device)
     job = make_job(data, config, model, ranks, device, Console(stderr=True, quiet=quiet or not ranks.first))
     with process_group(ranks, device), float32_products(config):
-        run, place = resume(folder, merged, model, job.optimisers, ranks) or (new_run(data, view, merged), Place())
+        stopped = resume(folder, data, merged, model, job.optimisers, ranks)
+        run, place = stopped or (new_run(data, view, merged), Place())
+        if stopped is None and ranks.first:  # the others have looked into the folder: resume waits for all
+            begin(folder, run)
         _epochs(job, run, place, folder)
         ranks.barrier()
     return run

@@ -13,6 +13,7 @@ import torch
 
 from feature_store.schema import RecordSchema
 from feature_store.view import PARTS, ModelView
+from model.artifact.manifest import CALIBRATION
 from model.config import TrainConfig, split_settings
 from model.datasets.prepared import Prepared
 from model.farm import Ranker
@@ -37,6 +38,7 @@ class Run:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = -1
     finished: bool = False
+    data: str = ""  # the digest of PREPARED; "" of a run or of data from before there was one
 
     def save(self, folder: Path) -> None:
         write_atomic(folder / RUN, self.as_json().encode() + b"\n")
@@ -66,7 +68,19 @@ def new_run(data: Prepared, view: ModelView, settings: Settings) -> Run:
     if len(times) == 0:
         raise RunError(f"{data.path}: no training samples before the validation day; choose a later --test-from")
     span = {"first_ms": int(times[0]), "last_ms": int(times[-1])}
-    return Run(settings, view, data.schema, data.info.source, span)
+    return Run(settings, view, data.schema, data.info.source, span, data=data.info.digest)
+
+
+def begin(folder: Path, run: Run) -> None:
+    """Make the folder this run's from its first step on.  What another one left there is none of its own."""
+    for name in (CHECKPOINT, MODEL, CALIBRATION):
+        (folder / name).unlink(missing_ok=True)
+    run.save(folder)
+
+
+def same_data(run: Run, data: Prepared) -> bool:
+    """Whether the run was trained on these data, as far as both say."""
+    return not run.data or not data.info.digest or run.data == data.info.digest
 
 
 def load_model(folder: str | Path) -> tuple[Run, Ranker]:
@@ -115,15 +129,18 @@ def write_atomic(path: Path, content: bytes) -> None:
     os.replace(scratch, path)
 
 
-def refuse_other(folder: Path, settings: Settings) -> None:
-    """RunError when the folder holds a run with other settings, finished or not: nothing trained is overwritten.
+def refuse_other(folder: Path, settings: Settings, data: Prepared) -> None:
+    """RunError when the folder holds a run with other settings or data, finished or not: nothing is overwritten.
 
-    settings: as `train` takes them, with PREPARED's recommendation.
+    settings: as `train` takes them.
     """
     if not (folder / RUN).is_file():
         return
-    model_config, config = split_settings(settings)
-    held, wanted = Run.load(folder).settings, {**vars(model_config), **vars(config)}
+    model_config, config = split_settings({**data.info.training, **settings})
+    run, wanted = Run.load(folder), {**vars(model_config), **vars(config)}
+    held = run.settings
     other = [f"{name}={held.get(name)}, not {value}" for name, value in wanted.items() if held.get(name) != value]
+    if not same_data(run, data):
+        other.append(f"other data than {data.path}")
     if other:
         raise RunError(f"{folder}: holds a run with {'; '.join(other)}; give another folder, or delete this one")

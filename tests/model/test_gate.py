@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -169,6 +170,20 @@ def test_top_orders_are_compared_exactly() -> None:
     found = gate.compare_tops(fp32, converted)
     best = sum(range(3, 13))
     np.testing.assert_allclose(found, [[1, 1, 1, 1], [1, 1, 0, 1], [0.9, 0, 0, (best - 1) / best]])
+
+
+def test_a_figure_that_does_not_exist_is_no_loss_and_one_that_is_lost_is() -> None:
+    """Where every user has one sample there is no UAUC, of no model; scores that are no numbers are refused."""
+    rng, rows = np.random.default_rng(0), np.arange(2_000)
+    labels, scores = (rng.random((2_000, 1)) < 0.3).astype(np.int8), rng.random((2_000, 1)).astype(np.float32)
+    alone = SimpleNamespace(samples={"labels": labels, "user_row": rows}, view=SimpleNamespace(tasks=("ctr",)))
+    losses, _ = gate._losses(alone, rows, scores, scores)  # type: ignore[arg-type]
+    assert [(loss.metric, loss.points, loss.beyond(0.05)) for loss in losses] == [("AUC", 0.0, False)]
+    together = SimpleNamespace(samples={"labels": labels, "user_row": rows // 20}, view=alone.view)
+    losses, _ = gate._losses(together, rows, scores, scores)  # type: ignore[arg-type]
+    assert [loss.metric for loss in losses] == ["AUC", "UAUC", "GAUC"]
+    lost = Loss("ctr", "UAUC", 0.8, float("nan"), 0.0)
+    assert lost.beyond(0.05)
 
 
 def test_samples_are_scored_in_tiles_of_their_request() -> None:

@@ -193,9 +193,7 @@ def test_as_of_a_moment(prepared: Prepared, tmp_path: Path, redis_url: str, jobs
 
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("as_of", [False, True])
-def test_the_newest_room_is_the_one_last_asked_for(
-    prepared: Prepared, tmp_path: Path, as_of: bool, jobs: int
-) -> None:
+def test_the_newest_room_is_the_one_last_asked_for(prepared: Prepared, tmp_path: Path, as_of: bool, jobs: int) -> None:
     """Though ids do not rise with time; and no room is from after the moment."""
     data = with_falling_room_ids(prepared, tmp_path / "data")
     times = np.asarray(data.samples["request_time"])

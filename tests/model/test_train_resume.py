@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from training import SETTINGS, Weights, make_tiny, same, trained, weights_of
 
+from model.datasets.logs import prepare_logs
 from model.datasets.prepared import Prepared
-from model.train import Run, RunError, checkpoint, loop, train
+from model.train import Run, RunError, checkpoint, load_model, loop, refuse_other, train
 from model.train.checkpoint import resume
 from model.train.distributed import Ranks
 
@@ -65,7 +68,7 @@ def is_that_run(folder: Path, expected: tuple[Weights, Run]) -> bool:
         (loop, "fit_calibration", 1),
         (loop, "save_tensors", 1),
         *((checkpoint, "save_tensors", call) for call in (1, 2, 5)),
-        *((Run, "save", call) for call in (1, 2, 3, 4)),
+        *((Run, "save", call) for call in (1, 2, 3, 4, 5)),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_weights(
@@ -135,4 +138,58 @@ def test_lazy_moments_are_gone_on_with(tiny: Prepared, tmp_path: Path, monkeypat
 
 
 def test_a_folder_without_a_checkpoint_is_begun_anew(tmp_path: Path) -> None:
-    assert resume(tmp_path, {}, None, None, Ranks()) is None  # type: ignore[arg-type]
+    assert resume(tmp_path, None, {}, None, None, Ranks()) is None  # type: ignore[arg-type]
+
+
+def test_a_finished_run_that_is_trained_anew_goes_on_too(
+    tiny: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: tuple[Weights, Run]
+) -> None:
+    """Killed inside its first epoch; and what the finished one left is not taken for its own."""
+    trained(tiny, tmp_path, **EVERY)
+    passes: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "combined_loss", fails_at(6, loop.combined_loss))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tiny, tmp_path, **EVERY)
+    assert not Run.load(tmp_path).finished
+    with pytest.raises(RunError, match="stopped before its first epoch ended"):
+        load_model(tmp_path)
+    steps, loss = -(-len(tiny.rows("train")) // SETTINGS["batch_size"]), loop.combined_loss
+    monkeypatch.setattr(loop, "combined_loss", lambda *given: passes.append(1) or loss(*given))
+    trained(tiny, tmp_path, **EVERY)
+    assert len(passes) == 3 * steps - 3
+    assert is_that_run(tmp_path, uninterrupted)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_not_overwritten(
+    tiny: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_pass", fails_at(1, loop._pass))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tiny, tmp_path)
+    refuse_other(tmp_path, SETTINGS, tiny)
+    with pytest.raises(RunError, match="holds a run with arch=ple, not farm; give another folder"):
+        refuse_other(tmp_path, SETTINGS | {"arch": "farm"}, tiny)
+
+
+def test_a_run_on_other_data_is_not_gone_on_with(
+    tiny: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same size and view: only a label is another."""
+    logs = tmp_path / "logs"
+    shutil.copytree(tiny.path.parent / "logs", logs)
+    events = pl.read_parquet(logs / "live_events.parquet")
+    turned = pl.when(pl.int_range(pl.len()) == 0).then(1 - pl.col("like")).otherwise("like").cast(events["like"].dtype)
+    events.with_columns(like=turned).write_parquet(logs / "live_events.parquet")
+    other = prepare_logs(logs, tmp_path / "prepared", tiny.info.test_from)
+    assert other.info.counts == tiny.info.counts
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_pass", fails_at(2, loop._pass))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tiny, tmp_path / "run")
+    with pytest.raises(RunError, match=r"run: holds a run with other data than .*prepared; give another folder"):
+        refuse_other(tmp_path / "run", SETTINGS, other)
+    assert same(trained(other, tmp_path / "run"), trained(other, tmp_path / "fresh"))
+    again = prepare_logs(tiny.path.parent / "logs", tmp_path / "again", tiny.info.test_from)
+    assert again.info.digest == tiny.info.digest  # the same data prepared anew are the same

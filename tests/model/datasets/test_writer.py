@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -17,7 +19,7 @@ from feature_store.schema import default_schema
 from model.datasets.buckets import Bucket, Tables
 from model.datasets.columns import ColumnWriter, map_columns, permute_columns
 from model.datasets.logs import TASK_ACTS, default_view
-from model.datasets.prepared import Prepared, PreparedError, PreparedInfo
+from model.datasets.prepared import Prepared, PreparedError, PreparedInfo, whole_folder
 from model.datasets.writer import write_prepared
 
 HOUR_MS = 3_600_000
@@ -173,3 +175,53 @@ def test_columns_are_what_numpy_writes(tmp_path: Path) -> None:
         assert (tmp_path / "c" / f"{name}.npy").read_bytes() == buffer.getvalue()
     permute_columns(tmp_path / "c", tmp_path / "p", np.arange(9, -1, -1))
     assert np.array_equal(map_columns(tmp_path / "p")["matrix"], matrix[::-1])
+
+
+def replaced(folder: Path) -> None:
+    with whole_folder(folder, "mark") as scratch:
+        (scratch / "mark").write_text("new")
+
+
+def test_a_folder_that_a_link_names_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    held, link = tmp_path / "held", tmp_path / "elsewhere" / "link"
+    replaced(held)
+    (held / "old").touch()
+    link.parent.mkdir()
+    link.symlink_to(held)
+    replaced(link)
+    assert link.is_symlink()
+    assert os.listdir(held) == ["mark"]
+    assert os.listdir(tmp_path / "elsewhere") == ["link"]
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "held"]
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_what_was_there_stays_until_the_new_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Each of the two renames fails once; and the removal of the old one, whenever it comes, loses nothing."""
+    folder = tmp_path / "data"
+    replaced(folder)
+    (folder / "mark").write_text("old")
+    calls, rename = iter(range(1, 10)), Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(KeyboardInterrupt):
+            replaced(folder)
+    assert os.listdir(tmp_path) == ["data"]
+    assert (folder / "mark").read_text() == "old"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: fails())
+        with pytest.raises(KeyboardInterrupt):
+            replaced(folder)
+    assert (folder / "mark").read_text() == "new"
+
+
+def fails() -> None:
+    raise KeyboardInterrupt

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from model.datasets.logs import prepare_logs
-from model.datasets.prepared import Prepared
+from model.datasets.prepared import Prepared, fingerprint
 from model.datasets.simulator import simulate
 from model.evaluate import measure, predict
 from model.study import run
-from model.study.runs import Job, StudyError, fingerprint, run_job
+from model.study.runs import Job, StudyError, run_job
 from model.train import load_model
 
 SMALL = {"batch_size": 512, "heads": 1, "head_width": 4, "expert_width": 4, "align_width": 4, "tower_hidden": 4}
