@@ -16,12 +16,12 @@ from feature_store.matrices import UserInputs, candidate_matrix, user_inputs
 from feature_store.schema import DOMAINS, MISSING
 from feature_store.store import StoreAnswer, open_store
 from loadtest.redis_servers import valkey
-from model.datasets.prepared import Columns, Prepared, history_ends
+from model.datasets.prepared import Prepared, history_ends
 from model.datasets.samples import gather
 from model.materialize import Options, materialize
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """What stops a load in the middle."""
 
 
@@ -69,18 +69,14 @@ def assert_same_inputs(data: Prepared, url: str, rows: np.ndarray) -> None:
 
 
 def with_falling_room_ids(data: Prepared, folder: Path) -> Prepared:
-    """The same data as a folder of its own, whose rooms have falling ids, in order of author and id as prepare writes."""
+    """The same data in a folder of its own, with other ids of rooms; they lie by author and id, as prepare has it."""
     shutil.copytree(data.path, folder)
-    falling = {name: 10**12 - np.asarray(columns["live_id"]) for name, columns in parts(data).items()}
-    np.save(folder / "samples/live_id.npy", falling["samples"])
-    order = np.lexsort((falling["authors"], data.authors["author_id"]))
-    for name, column in (dict(data.authors) | {"live_id": falling["authors"]}).items():
+    np.save(folder / "samples/live_id.npy", 10**12 - np.asarray(data.samples["live_id"]))
+    authors = dict(data.authors) | {"live_id": 10**12 - np.asarray(data.authors["live_id"])}
+    order = np.lexsort((authors["live_id"], authors["author_id"]))
+    for name, column in authors.items():
         np.save(folder / f"authors/{name}.npy", np.asarray(column)[order])
     return Prepared.open(folder)
-
-
-def parts(data: Prepared) -> dict[str, Columns]:
-    return {"samples": data.samples, "authors": data.authors}
 
 
 def at_the_end(data: Prepared) -> Prepared:
@@ -223,9 +219,9 @@ def test_a_load_into_redis_that_was_killed_goes_on(
 
     def stop_at_three(done: int, _: int) -> None:
         if done == 3:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         asyncio.run(materialize(prepared, redis_url, progress=stop_at_three))
     assert read(redis_url, [int(prepared.user_ids()[0])], [[]])[0].user is None  # readers see nothing of it
     seen: list[tuple[int, int]] = []

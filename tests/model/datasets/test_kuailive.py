@@ -142,7 +142,7 @@ def test_entries_of_one_impression_are_one_sample(tmp_path: Path) -> None:
 
 
 def test_outcomes_drawn_by_chance_are_not_told_by_the_history(tmp_path: Path) -> None:
-    """Slates of five rooms, each entered with p = 0.3 and one after another: the lag of the newest event says nothing."""
+    """Slates of five rooms, each entered with p = 0.3, one after another: the newest event's lag says nothing."""
     rng = np.random.default_rng(0)
     shown, entered, rooms = [], [], iter(range(100, 100_000))
     for user in range(20, 60):
