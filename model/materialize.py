@@ -232,6 +232,8 @@ async def _fill(
         try:
             await asyncio.gather(*tasks)
         finally:
+            for _ in rest:  # no further step begins, even where a cancellation comes to nothing
+                pass
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -117,7 +117,7 @@ def _is_remote(url: str) -> bool:
 @contextmanager
 def _keeping(keeper: Keeper | None, supervisor: Supervisor) -> Iterator[None]:
     if keeper is not None:
-        keeper.attach(supervisor.fleet, supervisor.outcomes)
+        keeper.attach(supervisor.fleet, supervisor.worker_pulses)
         keeper.start()
     try:
         yield

@@ -22,7 +22,7 @@ from service.accept import CLOSED, Loads
 from service.engine_worker import work_engine
 from service.lifecycle.fleet import Fleet
 from service.lifecycle.places import Backoff, Place
-from service.lifecycle.pulses import Outcomes, Pulses
+from service.lifecycle.pulses import Pulse, Pulses
 from service.lifecycle.settings import LifecycleSettings
 from service.lifecycle.spawn import Spawner
 from service.settings import Settings
@@ -77,9 +77,9 @@ class Supervisor:
         ready = [place for place in self.places if place.ready_at is not None]
         return [place for place in ready if self.pulses.get(self._row(place)).stuck_s(now) > most]
 
-    def outcomes(self) -> list[Outcomes]:
+    def worker_pulses(self) -> list[Pulse]:
         """Of each worker, now."""
-        return [self.pulses.get(place.number).outcomes for place in self._workers]
+        return [self.pulses.get(place.number) for place in self._workers]
 
     def _row(self, place: Place) -> int:
         """Of its pulse."""

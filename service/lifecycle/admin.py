@@ -26,6 +26,14 @@ class ChangeRefusedError(ServiceError):
     title = "Change refused"
 
 
+class SwitchPendingError(ServiceError):
+    """The pointer names another model, which this instance does not serve yet."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "switch-pending"
+    title = "Not switched yet"
+
+
 class Activation(BaseModel):
     """What to activate."""
 
@@ -77,17 +85,20 @@ def add_models(app: FastAPI, keeper: Keeper | None) -> None:
     refused: dict[int | str, dict[str, Any]] = {
         409: {"description": "Nothing was changed", "content": {PROBLEM_JSON: {}}}
     }
+    pending: dict[int | str, dict[str, Any]] = {
+        503: {"description": "The pointer was changed; this instance follows", "content": {PROBLEM_JSON: {}}}
+    }
 
     @app.get("/models", summary="Which model serves?", responses=refused)
     def get_models() -> ModelsState:
         return state(_required(keeper))
 
-    @app.post("/models/activate", summary="Serve another model, everywhere", responses=refused)
+    @app.post("/models/activate", summary="Serve another model, everywhere", responses=refused | pending)
     def activate(activation: Activation) -> ModelsState:
         """Answered when no worker of this instance can answer with what served before; other instances follow."""
         return _changed(keeper, lambda keeper: keeper.activate(activation.version, activation.by))
 
-    @app.post("/models/rollback", summary="Return to the model before, everywhere", responses=refused)
+    @app.post("/models/rollback", summary="Return to the model before, everywhere", responses=refused | pending)
     def rollback(asked: Rollback | None = None) -> ModelsState:
         """As an activation."""
         return _changed(keeper, lambda keeper: keeper.rollback((asked or Rollback()).by))
@@ -133,10 +144,15 @@ class ModelsCollector(Collector):
 
 def _changed(keeper: Keeper | None, change: Callable[[Keeper], None]) -> ModelsState:
     from service.lifecycle.fleet import ChangeError
+    from service.lifecycle.keeper import PublishedError
 
     keeper = _required(keeper)
     try:
         change(keeper)
+    except PublishedError as error:
+        raise SwitchPendingError(
+            f"the pointer was changed and this instance follows it; GET /models says when: {error}"
+        ) from error
     except (ChangeError, ValueError, OSError) as error:  # of the store, or of the artifact
         raise ChangeRefusedError(str(error)) from error
     return state(keeper)

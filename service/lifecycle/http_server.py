@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
 
     def _beat(self) -> None:
         outcomes = self._runtime.stage.outcomes()
-        self._pulses.set(self._task.number, Pulse(time.monotonic(), self._runtime.busy_s(), outcomes))
+        self._pulses.set(self._task.number, Pulse(time.monotonic(), self._runtime.busy_s(), *outcomes))
 
     def _protocol(self) -> asyncio.Protocol:
         """Of a new connection, as uvicorn makes it."""

@@ -17,16 +17,21 @@ from model.registry.errors import PointerConflictError
 from model.registry.pointer import Pointer
 from model.registry.store import ArtifactStore
 from service.lifecycle.failure import one_line
-from service.lifecycle.fleet import Fleet
-from service.lifecycle.pulses import Outcomes
+from service.lifecycle.fleet import ChangeError, Fleet
+from service.lifecycle.pulses import Pulse
 from service.lifecycle.quiet import quietly_now
 from service.lifecycle.settings import LifecycleSettings
 from service.lifecycle.watch import Watch
 from service.tasks import LocalModel, Order, ShadowOrder, SplitOrder
 
 _RETRY_S = 30.0  # a pointer that could not be served is tried again: its reason may have been this machine's
+_GO_AGAIN_S = 5.0  # a model that must go and could not: it answers wrongly until it has gone
 
 _log = logging.getLogger(__name__)
+
+
+class PublishedError(ChangeError):
+    """The pointer was replaced, but this instance could not switch to what it names."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,14 @@ class Refusal:
     pointer: Pointer
     reason: str
     retry_at: float  # time.monotonic()
+
+
+@dataclass
+class Verdict:
+    """What serves must go."""
+
+    why: str
+    try_at: float = 0.0  # time.monotonic()
 
 
 @dataclass
@@ -61,8 +74,9 @@ class Keeper:
         self._thread = threading.Thread(target=self._poll, name="models", daemon=True)
         self._trouble = ""  # with the store, at the last poll
         self._watch: Watch | None = None
+        self._verdict: Verdict | None = None  # of the watch; it stands until something else serves
         self._fleet: Fleet
-        self._outcomes: Callable[[], Iterable[Outcomes]]
+        self._pulses: Callable[[], Iterable[Pulse]]
         self.pointer: Pointer  # that serves
         self.refusal: Refusal | None = None  # of the newest pointer
 
@@ -74,9 +88,9 @@ class Keeper:
         self.pointer = pointer
         return self._order(pointer)
 
-    def attach(self, fleet: Fleet, outcomes: Callable[[], Iterable[Outcomes]]) -> None:
-        """outcomes: of each worker, now."""
-        self._fleet, self._outcomes = fleet, outcomes
+    def attach(self, fleet: Fleet, pulses: Callable[[], Iterable[Pulse]]) -> None:
+        """pulses: of each worker, now."""
+        self._fleet, self._pulses = fleet, pulses
 
     def start(self) -> None:
         """Watch the pointer."""
@@ -94,7 +108,7 @@ class Keeper:
         """Everywhere: here it is prepared first, then the pointer is replaced, then all workers switch.
 
         Returns when no worker can answer with what served before.  ChangeError, RegistryError or ArtifactError: nothing
-        was changed.
+        was changed.  PublishedError: the pointer was, and what it names serves here as soon as it can.
         """
         with self._lock:
             pointer = quietly_now(lambda: self.store.propose(version, by=by))
@@ -113,24 +127,42 @@ class Keeper:
     def _change(self, pointer: Pointer, publish: bool = False) -> None:
         """publish: replace the pointer when all have prepared it, before any has switched; a failure undoes all."""
         try:
-            self._fleet.prepare(self._order(pointer), self._settings.prepare_within_s)
-            try:
-                if publish:
-                    self.store.replace_pointer(pointer, pointer.number - 1)
-            except Exception as error:
-                self._fleet.abort(one_line(error))
-                raise
-            self._fleet.commit(self._settings.switch_within_s)
+            order = self._order(pointer)
+            self._fleet.prepare(order, self._settings.prepare_within_s)
+            if not publish:
+                self._fleet.commit(self._settings.switch_within_s)
+            else:
+                self._publish(pointer)
+                self._switch_published(order)
         except Exception as error:
             self.tally.refused += 1
             _log.error("model %s (pointer %d) is not served: %s", pointer.model, pointer.number, one_line(error))
             raise
         self._begin(pointer)
 
+    def _publish(self, pointer: Pointer) -> None:
+        try:
+            self.store.replace_pointer(pointer, pointer.number - 1)
+        except Exception as error:
+            self._fleet.abort(one_line(error))
+            raise
+
+    def _switch_published(self, order: Order) -> None:
+        """Once more, if a process was lost meanwhile: other instances follow the pointer already."""
+        try:
+            self._fleet.commit(self._settings.switch_within_s)
+        except ChangeError as lost:
+            _log.warning("prepared once more: %s", one_line(lost))
+            try:
+                self._fleet.prepare(order, self._settings.prepare_within_s)
+                self._fleet.commit(self._settings.switch_within_s)
+            except ChangeError as error:
+                raise PublishedError(one_line(error)) from error
+
     def _begin(self, pointer: Pointer) -> None:
         settings = self._settings
         self.tally.switched += 1
-        self.pointer, self.refusal = pointer, None
+        self.pointer, self.refusal, self._verdict = pointer, None, None
         until = time.monotonic() + settings.watch_s
         self._watch = Watch(self._fleet.order.number, until, settings.watch_faults, settings.watch_requests)
         _log.warning("model %s (pointer %d, by %s) serves", pointer.model, pointer.number, pointer.by)
@@ -159,18 +191,27 @@ class Keeper:
             self.refusal = Refusal(pointer, one_line(error), time.monotonic() + _RETRY_S)
 
     def _judge(self, watch: Watch) -> None:
-        if watch.is_over(time.monotonic()):
-            self._watch = None
-            return
-        why = watch.judge(self._outcomes())
-        if not why:
-            return
-        self._watch = None
-        _log.error("model %s goes: %s", self.pointer.model, why)
+        """Let what serves go, if it must; what hinders it is told, and it is tried again for as long as it takes."""
+        now = time.monotonic()
+        if self._verdict is None:
+            why = watch.judge(self._pulses())
+            if why:
+                _log.error("model %s goes: %s", self.pointer.model, why)
+                self._verdict = Verdict(why)
+            elif watch.is_over(now):
+                self._watch = None
+        if self._verdict is not None and now >= self._verdict.try_at:
+            self._verdict.try_at = now + _GO_AGAIN_S
+            self._let_go(self._verdict.why)
+
+    def _let_go(self, why: str) -> None:
         try:
             self._rollback(f"farm serve, by itself: {why}"[:200])
         except PointerConflictError:
             return  # another instance was first: the next look finds it
+        except PublishedError:
+            self.tally.rolled_back += 1
+            raise
         self.tally.rolled_back += 1
 
     def _is_refused(self, pointer: Pointer) -> bool:

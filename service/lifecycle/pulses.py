@@ -6,11 +6,12 @@ Times are time.monotonic(), which all processes of a machine share.
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-_FIELDS = 6  # beat, busy_s, number, requests, faults, spoilt: see Pulse
+_ARMS = 2  # the model of most users, and that of a split
+_FIELDS = 2 + 4 * _ARMS  # beat, busy_s, and of each arm number, requests, faults, spoilt: see Pulse
 _NUMBER_BYTES = 8
 
 
@@ -38,7 +39,8 @@ class Pulse:
 
     beat: float = 0.0  # when its event loop last turned; 0: not yet
     busy_s: float = 0.0  # how long, at that time, the oldest batch had been running
-    outcomes: Outcomes = Outcomes()
+    outcomes: Outcomes = Outcomes()  # of the model of most users
+    split: Outcomes = Outcomes()  # of that of a split
 
     def stuck_s(self, now: float) -> float:
         """How long there has been no progress."""
@@ -64,16 +66,17 @@ class Pulses:
         return cls(file)
 
     def set(self, process: int, pulse: Pulse) -> None:
-        row, outcomes = process * _FIELDS, pulse.outcomes
+        row = process * _FIELDS
         self._times[row], self._times[row + 1] = pulse.beat, pulse.busy_s
-        counts = (outcomes.number, outcomes.requests, outcomes.faults, outcomes.spoilt)
+        counts = (*astuple(pulse.outcomes), *astuple(pulse.split))
         for place, count in enumerate(counts, row + 2):
             self._counts[place] = count
 
     def get(self, process: int) -> Pulse:
         row = process * _FIELDS
-        outcomes = Outcomes(*(self._counts[place] for place in range(row + 2, row + 6)))
-        return Pulse(self._times[row], self._times[row + 1], outcomes)
+        counts = self._counts[row + 2 : row + _FIELDS].tolist()
+        arms = len(counts) // _ARMS
+        return Pulse(self._times[row], self._times[row + 1], Outcomes(*counts[:arms]), Outcomes(*counts[arms:]))
 
     def clear(self, process: int) -> None:
         """It has ended."""

@@ -66,11 +66,10 @@ class Stage:
         """What serves."""
         return self._cast.order
 
-    def outcomes(self) -> Outcomes:
-        """Of requests that what serves has answered."""
+    def outcomes(self) -> list[Outcomes]:
+        """Of requests that have been answered: by the model of most users, and by that of a split if there is one."""
         uses = [serving.uses for serving in self.serving.all()]
-        counts = (sum(getattr(use, name) for use in uses) for name in ("requests", "faults", "spoilt"))
-        return Outcomes(self.order.number, *counts)
+        return [Outcomes(self.order.number, use.requests, use.faults, use.spoilt) for use in uses]
 
     async def answer(self, told: Told) -> Heard | None:
         """Do what the parent asks, and what is to be told it."""

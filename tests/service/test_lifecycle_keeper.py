@@ -16,11 +16,13 @@ import pytest
 from model.artifact.formula import Formula
 from model.artifact.manifest import MANIFEST
 from model.registry.errors import PointerConflictError, RegistryError
+from model.registry.pointer import Pointer
 from model.registry.store import ArtifactStore
+from service.lifecycle import keeper as keeping
 from service.lifecycle.fleet import ChangeError, Fleet
-from service.lifecycle.keeper import Keeper
+from service.lifecycle.keeper import Keeper, PublishedError
 from service.lifecycle.places import Place
-from service.lifecycle.pulses import Outcomes
+from service.lifecycle.pulses import Outcomes, Pulse
 from service.lifecycle.settings import LifecycleSettings
 from service.tasks import Cancel, LocalModel, Order, Prepare, Prepared, Switch, Switched, Told
 
@@ -152,7 +154,7 @@ def test_what_one_process_refuses_none_serves(keeper: Keeper, store: ArtifactSto
 def test_faults_within_the_watch_window_roll_it_back(
     keeper: Keeper, store: ArtifactStore, supervisor: Supervisor
 ) -> None:
-    keeper.attach(supervisor.fleet, lambda: [Outcomes(1, 300, 30), Outcomes(1, 100, 0)])  # of the first change
+    keeper.attach(supervisor.fleet, lambda: pulses(Outcomes(1, 300, 30), Outcomes(1, 100, 0)))  # of the first change
     another(store, 2.0)
     wait_until(lambda: keeper.tally.rolled_back == 1)
     pointer = store.read_pointer()
@@ -160,6 +162,114 @@ def test_faults_within_the_watch_window_roll_it_back(
     assert (pointer.number, pointer.formula) == (3, None)
     assert pointer.by == "farm serve, by itself: 30 of 400 requests failed, at most 0.02 of them may"
     assert keeper.pointer == pointer
+
+
+def pulses(*workers: Outcomes) -> list[Pulse]:
+    return [Pulse(outcomes=worker) for worker in workers]
+
+
+@pytest.mark.parametrize("trouble", ["process", "store"])
+@pytest.mark.parametrize("watch_s", [60.0, 0.2])
+def test_a_rollback_that_fails_is_tried_until_it_is_done(
+    store: ArtifactStore, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, trouble: str, watch_s: float
+) -> None:
+    """Longer than the watch lasts, too: what must go has been seen."""
+    monkeypatch.setattr(keeping, "_GO_AGAIN_S", 0.05)
+    settings = LifecycleSettings(models_poll_s=0.02, prepare_within_s=WAIT_S, switch_within_s=WAIT_S, watch_s=watch_s)
+    keeper = Keeper(store, settings, None)
+    keeper.first()
+    bad: list[Pulse] = []
+    keeper.attach(supervisor.fleet, lambda: bad)
+    another(store, 2.0)
+    keeper.start()
+    try:
+        wait_until(lambda: keeper.pointer.number == 2)
+        tries: list[str] = []
+        propose = store.propose_rollback
+
+        def failing(by: str, number: int) -> Pointer:
+            tries.append(by)
+            if trouble == "store" and len(tries) < 10:
+                raise OSError("connection reset")
+            if trouble == "process":
+                supervisor.processes[0].refuse = "no memory" if len(tries) < 10 else ""
+            return propose(by, number)
+
+        monkeypatch.setattr(store, "propose_rollback", failing)
+        bad[:] = pulses(Outcomes(supervisor.fleet.order.number, 300, 300))
+        wait_until(lambda: keeper.tally.rolled_back == 1)
+        assert len(tries) == 10
+        assert (keeper.pointer.number, keeper.pointer.formula) == (3, None)
+        wait_until(lambda: not keeper.is_watching or watch_s > 1)
+        assert len(tries) == 10
+    finally:
+        keeper.close()
+
+
+def test_what_is_activated_while_a_rollback_fails_is_followed(
+    keeper: Keeper, store: ArtifactStore, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what must go is no longer what serves."""
+    monkeypatch.setattr(keeping, "_GO_AGAIN_S", 0.05)
+    another(store, 2.0)
+    wait_until(lambda: keeper.pointer.number == 2)
+    tries: list[str] = []
+
+    def failing(by: str, number: int) -> Pointer:
+        tries.append(by)
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(store, "propose_rollback", failing)
+    keeper.attach(supervisor.fleet, lambda: pulses(Outcomes(1, 300, 300)))  # of the first change
+    wait_until(lambda: len(tries) > 1)
+    another(store, 3.0)
+    wait_until(lambda: keeper.pointer.number == 3)
+    before = len(tries)
+    time.sleep(0.2)
+    assert len(tries) == before
+    assert keeper.tally.rolled_back == 0
+
+
+def test_a_process_lost_while_the_pointer_is_replaced_holds_up_nothing(
+    keeper: Keeper, store: ArtifactStore, supervisor: Supervisor, artifact: Path, tmp_path: Path
+) -> None:
+    """All prepare once more, and switch."""
+    version = store.push(dated(artifact, tmp_path / "dated"))
+    lose_one_at_the_pointer(store, supervisor)
+    keeper.activate(version, "test")
+    assert (keeper.pointer.model, keeper.pointer.number, supervisor.fleet.order.model.version) == (version, 2, version)
+    assert vars(keeper.tally) == {"switched": 1, "refused": 0, "rolled_back": 0}
+
+
+def test_what_is_published_and_does_not_serve_is_said_so_and_followed(
+    keeper: Keeper, store: ArtifactStore, supervisor: Supervisor, artifact: Path, tmp_path: Path
+) -> None:
+    version = store.push(dated(artifact, tmp_path / "dated"))
+    lose_one_at_the_pointer(store, supervisor)
+    supervisor.processes[1].on_prepare = lambda: refuse_the_next(supervisor.processes[1])
+    with pytest.raises(PublishedError, match="no memory"):
+        keeper.activate(version, "test")
+    pointer = store.read_pointer()
+    assert pointer is not None
+    assert pointer.model == version
+    supervisor.processes[1].refuse = ""
+    wait_until(lambda: keeper.pointer == pointer)
+
+
+def refuse_the_next(process: Process) -> None:
+    """After this one."""
+    process.on_prepare = lambda: setattr(process, "refuse", "no memory")
+
+
+def lose_one_at_the_pointer(store: ArtifactStore, supervisor: Supervisor) -> None:
+    """A process ends when all have prepared and none has switched, and is there again at once."""
+    replace_pointer, fleet, place = store.replace_pointer, supervisor.fleet, supervisor.places[0]
+
+    def replacing(pointer: Pointer, expected: int) -> None:
+        replace_pointer(pointer, expected)
+        fleet._do(lambda: fleet.ended(place, "a process (worker) ended with -9"), ("failed",), WAIT_S)
+
+    store.replace_pointer = replacing  # type: ignore[method-assign]
 
 
 def test_what_nothing_was_before_cannot_be_rolled_back(keeper: Keeper) -> None:
