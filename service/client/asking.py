@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import httpx
 import orjson
@@ -24,6 +24,7 @@ from service.client.retry import RetryBudget, RetryPolicy, retry_after_s
 T = TypeVar("T")
 
 _CONNECT_S = 1.0  # a host that is gone says nothing: leave time to ask another behind the same name
+_NAMED_S = 0.005
 _LEAST_TIMEOUT_S = 0.001  # 0 would mean not to wait at all
 _LAST_PORT = 65_535
 _KINDS: dict[int, type[RankError]] = {429: BusyError, 503: BusyError, 504: DeadlineError}
@@ -69,10 +70,25 @@ class Deadline:
     def left_s(self) -> float:
         return self._ends - self._clock()
 
-    def get(self, phase: str, default: object = None) -> float:
-        """What httpcore asks for, when a phase (pool, connect, write, read) begins [s]."""
+    def get(self, phase: str, default: object = None) -> Within:
+        """What httpcore asks for, when a phase (pool, connect, write, read) begins."""
         left_s = max(_LEAST_TIMEOUT_S, self.left_s())
-        return min(left_s, _CONNECT_S) if phase == "connect" else left_s
+        return Within(min(left_s, _CONNECT_S) if phase == "connect" else left_s, self)
+
+
+class Within(float):
+    """A timeout [s] that knows what is left of its deadline later."""
+
+    __slots__ = ("_deadline",)
+
+    def __new__(cls, seconds: float, deadline: Deadline) -> Self:
+        return super().__new__(cls, seconds)
+
+    def __init__(self, seconds: float, deadline: Deadline) -> None:
+        self._deadline = deadline
+
+    def left_s(self) -> float:
+        return max(_LEAST_TIMEOUT_S, self._deadline.left_s())
 
 
 class Attempt:
@@ -81,6 +97,10 @@ class Attempt:
     def __init__(self, request: httpx.Request, deadline: Deadline) -> None:
         self.request, self._deadline = request, deadline
         self._chunks: list[bytes] = []
+
+    def left_s(self) -> float:
+        """Until it is given up; a little after its deadline, so that the phase that took so long is named."""
+        return max(0.0, self._deadline.left_s()) + _NAMED_S
 
     def take(self, chunk: bytes) -> None:
         """A part of the body.  ReadTimeout when it comes too late."""

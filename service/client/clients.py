@@ -15,6 +15,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 import httpx
 
 from service.client.asking import Asker, Attempt, Exchange, Flow, Outcome
+from service.client.blocking import DeadlineTransport
 from service.client.calls import Calls
 from service.client.errors import RankError
 from service.client.retry import RetryPolicy
@@ -107,7 +108,7 @@ class RankClient(_Client[httpx.HTTPTransport]):
         self.close()
 
     def _open(self, verify: ssl.SSLContext, limits: httpx.Limits) -> httpx.HTTPTransport:
-        return httpx.HTTPTransport(verify=verify, limits=limits)
+        return DeadlineTransport(verify, limits)
 
     def _run(self, flow: Flow[T]) -> T:
         outcome: Outcome = None
@@ -182,14 +183,17 @@ class AsyncRankClient(_Client[httpx.AsyncHTTPTransport]):
 
     async def _send(self, attempt: Attempt) -> Outcome:
         try:
-            response = await self._transport.handle_async_request(attempt.request)
-            stream = response.stream
-            assert isinstance(stream, httpx.AsyncByteStream)
-            try:
-                async for chunk in stream:
-                    attempt.take(chunk)
-            finally:
-                await stream.aclose()
+            async with asyncio.timeout(attempt.left_s()):
+                response = await self._transport.handle_async_request(attempt.request)
+                stream = response.stream
+                assert isinstance(stream, httpx.AsyncByteStream)
+                try:
+                    async for chunk in stream:
+                        attempt.take(chunk)
+                finally:
+                    await stream.aclose()
+        except TimeoutError:
+            return httpx.ReadTimeout("the answer is too slow")
         except httpx.TransportError as error:
             return error
         return response

@@ -77,6 +77,7 @@ def retry_after_s(text: str | None, now_s: float) -> float | None:
         return float(text)
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+        at_s = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()  # none: it was -0000
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now_s)  # none: it was -0000
+    return max(0.0, at_s - now_s)

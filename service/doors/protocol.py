@@ -71,12 +71,12 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._chunk = len(data)
         self._fed += self._chunk
+        rest = memoryview(data)
         try:
-            self.parser.feed_data(data)
+            while rest and not self._deaf:
+                rest = self._parse(rest)
         except httptools.HttpParserError:
             self.refuse(self._error or MalformedRequestError("what came is not HTTP/1.1"))
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
         if self._reading is self.guard.heads and self._fed > self.guard.limits.head_bytes and not self._deaf:
             self.refuse(self._too_large())
         elif self._queue is not self._reading and not self.flow.write_paused:
@@ -102,8 +102,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(self._too_large())
         if self.parser.should_upgrade():
             return
+        try:
+            super().on_headers_complete()
+        except (httptools.HttpParserError, AttributeError, UnicodeDecodeError):
+            self._stop(MalformedRequestError("the target of the request is no path"))
         self._reading = self.guard.bodies
-        super().on_headers_complete()
 
     def answers(self, cycle: RequestResponseCycle) -> None:
         """Its response begins: where the rest of its body will not be read, that is the connection's last."""
@@ -221,19 +224,25 @@ class GuardedProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Take the request without the wish for another protocol, which Java's client, for one, has by default.
+    def _parse(self, data: memoryview) -> memoryview:
+        """What is left to be parsed: what follows a head that wished for another protocol."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade()
+            return data[upgrade.args[0] :]
+        return data[:0]
 
-        rest: what followed the head.
-        """
-        method = self.parser.get_method()
+    def _ignore_upgrade(self) -> None:
+        """Take the request without the wish for another protocol, which Java's client, for one, has by default."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         if method == b"CONNECT":
             self.refuse(MalformedRequestError("this is no proxy"))
             return
         self.parser = httptools.HttpRequestParser(self)
-        kept = [(name, value) for name, value in self.headers if name not in (b"upgrade", b"connection")]
-        lines = [b"%s %s HTTP/1.1" % (method, self.url), *(b"%s: %s" % header for header in kept), b"", b""]
-        self.data_received(b"\r\n".join(lines) + rest)
+        kept = [(name, _without_upgrade(name, value)) for name, value in self.headers if name != b"upgrade"]
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version), *(b"%s: %s" % header for header in kept), b"", b""]
+        self.parser.feed_data(b"\r\n".join(lines))
 
     def _stop(self, error: ServiceError) -> None:
         """Out of the parser."""
@@ -263,6 +272,13 @@ class _Last:
 def guarded(limits: Limits) -> type[asyncio.Protocol]:
     """For uvicorn's `http`: makes the protocol of each connection, under one guard."""
     return cast(type[asyncio.Protocol], partial(GuardedProtocol, Guard(limits)))
+
+
+def _without_upgrade(name: bytes, value: bytes) -> bytes:
+    """A header's value; of `Connection` all but that word, so that `close` stays."""
+    if name != b"connection":
+        return value
+    return b", ".join(word.strip() for word in value.split(b",") if word.strip().lower() != b"upgrade")
 
 
 def _size(headers: list[tuple[bytes, bytes]]) -> int:

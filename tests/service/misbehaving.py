@@ -127,3 +127,18 @@ def together(number: int) -> Act:
         ranks(handler)
 
     return act
+
+
+def begins_late(handler: BaseHTTPRequestHandler) -> None:
+    """A body of which one byte comes, after 0.9 s, and no other."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    if not _over.wait(0.9):
+        handler.wfile.write(b"{")
+    says_nothing(handler)
+
+
+def dribbles_its_head(handler: BaseHTTPRequestHandler) -> None:
+    """A header that does not end."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+    while not _over.wait(0.3):
+        handler.wfile.write(b"x")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,7 +14,20 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from misbehaving import RANKING, Act, dribbles, hangs_up, misbehaving, ranks, resets, says, says_nothing, together
+from misbehaving import (
+    RANKING,
+    Act,
+    begins_late,
+    dribbles,
+    dribbles_its_head,
+    hangs_up,
+    misbehaving,
+    ranks,
+    resets,
+    says,
+    says_nothing,
+    together,
+)
 
 from loadtest.redis_servers import wait_until
 from service.client import AsyncRankClient, BusyError, DeadlineError, Exchange, NoAnswerError, RankClient, RankError
@@ -85,6 +100,25 @@ def test_the_deadline_is_the_calls(ask: Ask, act: Act) -> None:
         ask(server.url, lambda client: client.rank(1, [2], deadline_ms=200))
     assert (late.value.status, len(server.routes)) == (None, 1)
     assert 0 < int(server.headers[0]["x-deadline-ms"]) <= 200
+
+
+@pytest.mark.parametrize("act", [begins_late, dribbles_its_head], ids=["late body", "dribbled head"])
+def test_no_part_of_an_answer_begins_the_deadline_anew(ask: Ask, act: Act) -> None:
+    told: list[Exchange] = []
+    with misbehaving(act) as server, pytest.raises(DeadlineError, match="no answer within 1000 ms"):
+        ask(server.url, lambda client: client.rank(1, [2], deadline_ms=1000), on_exchange=told.append)
+    assert len(told) == 1
+    assert 0.9 < told[0].seconds < 1.7
+
+
+def test_a_request_that_nobody_reads_ends_in_time(ask: Ask) -> None:
+    """Of 30 MB, which no socket takes at once; the port takes connections and reads nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(DeadlineError, match="no answer within 500 ms"):
+            ask(url, lambda client: client.rank(1, list(range(4_000_000)), deadline_ms=500), retries=0)
+        assert time.monotonic() - began < 10
 
 
 def test_the_timeout_is_the_deadline_of_a_call_without(ask: Ask) -> None:

@@ -241,6 +241,7 @@ def test_the_cap_and_the_jitter() -> None:
         (formatdate(1_000_005), 5.0),  # of the zone -0000
         (formatdate(999_000, usegmt=True), 0.0),
         ("soon", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),  # of no calendar
         ("-1", None),
         ("", None),
         (None, None),

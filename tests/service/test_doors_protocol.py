@@ -164,6 +164,53 @@ def test_a_wish_for_another_protocol_is_ignored(served: Served) -> None:
         assert client.problem() == (400, "malformed-request")
 
 
+def test_wishes_for_another_protocol_may_be_pipelined(served: Served) -> None:
+    """Thousands in one piece: each is answered, in time that grows as their number."""
+    wish = b"GET /early HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    number = 3_000
+    with served.client() as client:
+        sending = threading.Thread(target=client.send, args=(wish * number + post(b"last"),))
+        sending.start()
+        for _ in range(number):
+            assert client.answer()[2] == b"early"
+        assert client.answer()[2] == b"last"
+        sending.join()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n",
+        b"HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n",
+    ],
+    ids=["close", "1.0"],
+)
+def test_a_wish_for_another_protocol_changes_nothing_else(served: Served, head: bytes) -> None:
+    """The connection is closed when it was asked for, or is a thing of HTTP/1.0."""
+    with served.client(b"GET /early " + head + b"\r\n") as client:
+        assert client.answer()[2] == b"early"
+        assert client.closed()
+
+
+@pytest.mark.parametrize("target", [b"http://x:99999/early", b"http://x", b"/\xff"])
+def test_a_target_that_is_no_path_is_a_400(served: Served, target: bytes) -> None:
+    before = refused("malformed-request")
+    with served.client(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+        assert client.problem() == (400, "malformed-request")
+    assert refused("malformed-request") == before + 1
+
+
+def test_a_wrong_target_takes_nothing_from_the_request_before_it(served: Served) -> None:
+    wait = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
+    before = refused("malformed-request")
+    with served.client(wait + b"GET http://x:99999/ HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+        time.sleep(0.1)
+        served.app.go.set()
+        assert client.answer()[0] == 200
+        assert client.closed()
+    assert refused("malformed-request") == before + 1
+
+
 def test_an_idle_connection_is_kept_and_then_closed() -> None:
     limits = Limits(idle_s=1.0, head_s=0.1, body_s=0.1)
     with serving(limits) as served, served.client() as silent, served.client(post(b"1")) as client:
