@@ -21,6 +21,7 @@ from feature_store.verbs import store as store_verbs
 from loadtest.bench.verbs import bench
 from model.registry.verbs import models
 from service.doors.verbs import keys
+from service.unknown_names import unknown_names
 from service.verbs import rank, serve
 
 app = typer.Typer(
@@ -348,21 +349,27 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _name_environment(command: Any) -> None:
-    """Give every option its environment variable."""
+def _name_environment(command: Any) -> set[str]:
+    """Give every option its environment variable; the names of all."""
+    names = set[str]()
     if isinstance(command, TyperGroup):
         for child in command.commands.values():
-            _name_environment(child)
+            names |= _name_environment(child)
     for parameter in command.params:
         if isinstance(parameter, TyperOption) and parameter.envvar is None and parameter.name != "help":
             longest = max(parameter.opts, key=len)
             parameter.envvar = "FARM_" + longest.lstrip("-").replace("-", "_").upper()
+        if isinstance(parameter, TyperOption):
+            given = parameter.envvar or ()
+            names |= {given} if isinstance(given, str) else set(given)
+    return names
 
 
 def main() -> None:
     """Run a verb.  An error that its user can mend is one line on stderr and exit status 1 (FARM_DEBUG=1: a trace)."""
     command = typer.main.get_command(app)
-    _name_environment(command)
+    for line in unknown_names(os.environ, _name_environment(command)):
+        _say(f"farm: {line}")
     try:
         command(prog_name="farm")
     except Exception as error:

@@ -158,6 +158,11 @@ class ModelView(BaseModel):
         ]
         if self.history_length > schema.history_length:
             missing.append(f"history_length {self.history_length} (the store keeps {schema.history_length})")
+        elif self.history_delay_s and self.history_length == schema.history_length:
+            missing.append(
+                f"history_length {self.history_length} before the last {self.history_delay_s} s (the store keeps "
+                f"{schema.history_length} in all: views of those seconds displace what is read)"
+            )
         return missing
 
     @classmethod

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+import farm as cli
 from model.registry.signing import make_key
+from service.unknown_names import unknown_names
 
 VERBS = {
     "simulate": ["--out", "--users", "--days", "--seed", "--without", "--null"],
@@ -147,3 +151,13 @@ def test_what_would_be_passed_over_is_refused(words: list[str], said: str) -> No
     done = farm(*words)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_misspelt_setting_is_told_and_one_that_the_documents_name_is_not(tmp_path: Path) -> None:
+    documents = " ".join(path.read_text() for path in sorted((Path(cli.__file__).parent / "docs").glob("*.md")))
+    named = set(re.findall(r"`(FARM_[A-Z_]*[A-Z])`", documents))
+    assert len(named) > 50
+    options = cli._name_environment(typer.main.get_command(cli.app))
+    assert list(unknown_names(sorted(named), options)) == []
+    done = farm("models", "list", "--models", tmp_path, FARM_MODLES="x")
+    assert "farm: FARM_MODLES: nothing has this name, it is ignored; is FARM_MODELS meant?" in done.stderr

@@ -35,6 +35,15 @@ def test_the_view_is_the_papers() -> None:
     assert view.missing_from(default_schema()) == []
 
 
+def test_a_store_that_keeps_no_more_than_a_delayed_view_reads_lacks_something() -> None:
+    """Views of the delay would displace what is read."""
+    schema = default_schema()
+    delayed = default_view().model_copy(update={"history_delay_s": 60, "history_length": schema.history_length})
+    (lack,) = delayed.missing_from(schema)
+    assert lack.startswith(f"history_length {schema.history_length} before the last 60 s (the store keeps")
+    assert delayed.missing_from(schema.model_copy(update={"history_length": schema.history_length + 50})) == []
+
+
 def test_simulated_logs_become_samples(tmp_path: Path) -> None:
     info = simulate(tmp_path / "logs", users=100, days=4)
     data = prepare_logs(tmp_path / "logs", tmp_path / "out", info.last_day)
